@@ -1,0 +1,1 @@
+"""Facts out: folds, their Postgres tables, Redis snapshots, the read API and the pages."""
