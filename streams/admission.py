@@ -1,0 +1,188 @@
+"""Whether a command may be executed: a pure decision over what stands in the lane.
+
+The verdict is logged with the command and never computed again.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from streams.messages import MAX_COMMAND_BYTES, MAX_VALIDITY, Command, Outcome, decode_command, digest
+from streams.signing import Keyring, verifies
+from streams.vocabulary import COMMANDS
+
+CLOCK_TOLERANCE = timedelta(seconds=1)
+"""How far in the future `issued_at` may lie."""
+MAX_DELIVERIES = 3
+"""A command delivered more often without a result is parked."""
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A command as the lane delivers it: the stream entry, its fields, and the mark of its id."""
+
+    entry: str
+    raw: bytes
+    signature: str
+    id: str
+    client: str
+    sequence: int
+    deliveries: int
+    mark: str
+    received_at: datetime
+    """The server's time of submit, taken from the stream entry's id."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a command is not executed. `marked` tells whether the id's mark is this command's own."""
+
+    outcome: Outcome
+    reason: str
+    field: str | None = None
+    detail: str | None = None
+    marked: bool = True
+    command: Command | None = None
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that may be executed. `cancelled` is set when a newer one overtakes it."""
+
+    command: Command
+    delivery: Delivery
+    cancelled: threading.Event
+
+    @property
+    def sequence(self) -> int:
+        """The number of the command among those of its source."""
+        return self.delivery.sequence
+
+    @property
+    def deliveries(self) -> int:
+        """How often the command has been delivered, this time included."""
+        return self.delivery.deliveries
+
+
+def parse_delivery(entry: bytes, deliveries: int, mark: bytes, fields: list[bytes]) -> Delivery:
+    """Read a stream entry as `take` returns it; what is missing or odd becomes empty, to be refused."""
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    text = {name: found.get(name, b"").decode("utf-8", "replace") for name in (b"i", b"s", b"r", b"q")}
+    milliseconds = int(entry.split(b"-")[0])
+    return Delivery(
+        entry=entry.decode(),
+        raw=found.get(b"c", b""),
+        signature=text[b"s"],
+        id=text[b"i"],
+        client=text[b"r"],
+        sequence=int(text[b"q"]) if text[b"q"].isdecimal() else 0,
+        deliveries=deliveries,
+        mark=mark.decode("utf-8", "replace"),
+        received_at=datetime.fromtimestamp(milliseconds / 1000, UTC),
+    )
+
+
+def settled_answer(delivery: Delivery) -> str | None:
+    """The answer that already stands for this very entry, if any."""
+    _, _, entry, answer = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
+    return answer if answer and entry == delivery.entry else None
+
+
+def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time: datetime) -> Task | Refusal:
+    """Decide over one delivery at the server's time `time`."""
+    marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
+    if marked_entry != delivery.entry or marked_digest != digest(delivery.raw):
+        return Refusal(
+            outcome="rejected", reason="replayed", marked=False, detail="this lane did not accept it by submit"
+        )
+    if len(delivery.raw) > MAX_COMMAND_BYTES:
+        return Refusal(outcome="rejected", reason="too_large", detail=f"over {MAX_COMMAND_BYTES} bytes")
+    try:
+        command = decode_command(delivery.raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return Refusal(outcome="rejected", reason="malformed", detail=str(error))
+    refusal = _distrust(command, delivery, keyring) or _misplaced(command, delivery, station, lane)
+    refusal = refusal or _untimely(command, time) or _unusable(command, delivery)
+    return refusal or Task(command=command, delivery=delivery, cancelled=threading.Event())
+
+
+def _distrust(command: Command, delivery: Delivery, keyring: Keyring) -> Refusal | None:
+    def refuse(reason: str, field: str, detail: str) -> Refusal:
+        return Refusal(outcome="rejected", reason=reason, field=field, detail=detail, command=command)
+
+    if not delivery.signature:
+        return refuse("unsigned", "signature", "commands are signed")
+    key = keyring.get(command.key)
+    if key is None:
+        return refuse("unknown_key", "key", f"no key {command.key!r} is known here")
+    if not verifies(delivery.raw, delivery.signature, key):
+        return refuse("bad_signature", "signature", "the bytes are not those that were signed")
+    if not key.permits(command.type):
+        return refuse("unauthorised", "key", f"a key of role {key.role!r} may not sign {command.type!r}")
+    return None
+
+
+def _misplaced(command: Command, delivery: Delivery, station: str, lane: str) -> Refusal | None:
+    for field, stated, here in (
+        ("station", command.station, station),
+        ("lane", command.lane, lane),
+        ("id", command.id, delivery.id),
+    ):
+        if stated != here:
+            return Refusal(
+                outcome="rejected",
+                reason="replayed",
+                field=field,
+                detail=f"it was signed for {field} {stated!r}, not {here!r}",
+                command=command,
+            )
+    return None
+
+
+def _untimely(command: Command, time: datetime) -> Refusal | None:
+    if command.issued_at.tzinfo is None or command.expires_at.tzinfo is None:
+        return Refusal(outcome="rejected", reason="malformed", field="issued_at", detail="times need a zone")
+    if command.issued_at > time + CLOCK_TOLERANCE:
+        return Refusal(
+            outcome="rejected",
+            reason="not_yet_valid",
+            field="issued_at",
+            detail=f"{command.issued_at.isoformat()} lies ahead of the server's {time.isoformat()}",
+            command=command,
+        )
+    if command.expires_at > time + MAX_VALIDITY or command.expires_at < command.issued_at:
+        return Refusal(
+            outcome="rejected",
+            reason="invalid_validity",
+            field="expires_at",
+            detail=f"{command.expires_at.isoformat()} is before issued_at or more than 24 h ahead",
+            command=command,
+        )
+    if command.expires_at <= time:
+        return Refusal(
+            outcome="expired",
+            reason="expired",
+            field="expires_at",
+            detail=f"it was valid until {command.expires_at.isoformat()}",
+            command=command,
+        )
+    return None
+
+
+def _unusable(command: Command, delivery: Delivery) -> Refusal | None:
+    if command.type not in COMMANDS:
+        return Refusal(
+            outcome="rejected",
+            reason="unknown_type",
+            field="type",
+            detail=f"{command.type!r} is none of {', '.join(sorted(COMMANDS))}",
+            command=command,
+        )
+    if delivery.deliveries > MAX_DELIVERIES:
+        return Refusal(
+            outcome="failed",
+            reason="parked",
+            detail=f"delivered {MAX_DELIVERIES} times without a result",
+            command=command,
+        )
+    return None

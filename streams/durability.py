@@ -1,0 +1,152 @@
+"""When a write counts: acknowledged by every configured replica, or by all that can be there.
+
+The rule (docs/survival.md): with fewer replicas attached than configured, fewer acknowledgements
+count only after the attached set has stayed the same for HOLD seconds *and* a majority of
+Sentinels, asked after that, names this primary with no failover in progress. Otherwise a cut that
+leaves primary, one replica and the submitter together would confirm what the other side never sees.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import structlog
+from redis.exceptions import ResponseError
+
+from streams import sentinel
+from streams.connection import Link, Unreachable, connect
+from streams.messages import Durability
+from streams.settings import RedisSection
+
+HOLD = 3.0
+"""Seconds the attached set must have stayed the same before fewer acknowledgements count."""
+WAIT_MS = 200
+"""How long one WAIT may take; what is missing then is asked for again with a new mark."""
+POLL = 0.25
+"""Seconds between two looks at the attached set while replicas are missing."""
+
+log = structlog.get_logger(__name__)
+
+Attached = tuple[str, frozenset[str]]
+"""A primary (address and replication id) and the addresses of the replicas attached to it."""
+
+
+class NotDurable(Exception):
+    """Raised when durability was not reached in time; the write may stand all the same."""
+
+
+class Prover:
+    """Decides for one process whether writes are durable; shared by its threads."""
+
+    def __init__(self, redis: RedisSection) -> None:
+        self._redis = redis
+        self._lock = threading.Lock()
+        self._watching = False
+        self._attached: Attached | None = None
+        self._since = 0.0
+        self._agreed: Attached | None = None
+
+    def command(self, level: Durability) -> tuple[Any, ...] | None:
+        """The WAIT that goes right behind a write in the same batch; None where nothing is waited for."""
+        if level == "memory" or not self._redis.replicas:
+            return None
+        if level == "disk":
+            return ("WAITAOF", 1, self._redis.replicas, WAIT_MS)
+        return ("WAIT", self._redis.replicas, WAIT_MS)
+
+    def accepts(self, level: Durability, reply: Any) -> bool:
+        """Whether the reply to `command(level)` proves the write; start watching when it does not.
+
+        Raises ResponseError when the server has no such command (WAITAOF before Redis 7.2).
+        """
+        if isinstance(reply, ResponseError):
+            raise reply
+        acknowledged = min(reply[0] * self._redis.replicas, reply[1]) if level == "disk" else reply
+        if acknowledged >= self._redis.replicas:
+            return True
+        self._watch()
+        with self._lock:
+            return self._agreed is not None and 0 < len(self._agreed[1]) <= acknowledged
+
+    def prove(self, link: Link, mark: tuple[Any, ...], level: Durability, *, timeout: float) -> None:
+        """Write `mark` and wait, together, until the write before it is durable; raises NotDurable."""
+        wait = self.command(level)
+        if wait is None:
+            return
+        deadline = time.monotonic() + timeout
+        while True:
+            reply = link.batch((mark, wait), timeout=WAIT_MS / 1000)[1]
+            if self.accepts(level, reply):
+                return
+            if time.monotonic() >= deadline:
+                raise NotDurable(
+                    f"not acknowledged at durability {level!r} within {timeout:g} s: "
+                    f"replicas are missing or a failover is in progress"
+                )
+            time.sleep(0.02)
+
+    def _watch(self) -> None:
+        with self._lock:
+            if self._watching:
+                return
+            self._watching = True
+        threading.Thread(target=self._look_on, name="replica-watch", daemon=True).start()
+
+    def _look_on(self) -> None:
+        link = connect(self._redis, "replica-watch")
+        try:
+            complete = 0
+            while complete < 8:
+                complete = complete + 1 if self._look(link) else 0
+                time.sleep(POLL)
+        finally:
+            link.close()
+            with self._lock:
+                self._watching = False
+                self._attached = self._agreed = None
+
+    def _look(self, link: Link) -> bool:
+        """Note which replicas are attached; return whether all are."""
+        try:
+            seen = attached(link)
+        except (Unreachable, ResponseError):
+            seen = None
+        now = time.monotonic()
+        with self._lock:
+            if seen != self._attached:
+                self._attached, self._since, self._agreed = seen, now, None
+            held = seen is not None and now - self._since >= HOLD
+            agreed = self._agreed
+        if seen is None:
+            link.close()
+            return False
+        if held and agreed != seen and self._majority(link):
+            with self._lock:
+                if self._attached == seen:
+                    self._agreed = seen
+                    log.warning("fewer replicas count", attached=len(seen[1]), configured=self._redis.replicas)
+        return len(seen[1]) >= self._redis.replicas
+
+    def _majority(self, link: Link) -> bool:
+        if not self._redis.sentinels:
+            return True
+        return link.address is not None and sentinel.confirmed(self._redis, link.address)
+
+
+def attached(link: Link) -> Attached:
+    """The primary behind `link` and the replicas that are online at it now."""
+    info: bytes = link.call("INFO", "replication")
+    lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    replicas = frozenset(
+        value.split(",offset", 1)[0]
+        for key, value in lines.items()
+        if key.startswith("slave") and "state=online" in value
+    )
+    return f"{link.address} {lines['master_replid']}", replicas
+
+
+def replication_id(link: Link) -> str:
+    """The replication id of the primary behind `link`."""
+    return attached(link)[0].rsplit(" ", 1)[1]

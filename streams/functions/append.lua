@@ -1,0 +1,60 @@
+-- Append events to a lane's log and settle the commands they answer, all or nothing.
+-- KEYS: lease, head, events, commands, ids, ids:expiry
+-- ARGV: fence, expected seq, expected hash, token, raise ('1' moves the watermark along),
+--       number of events, then per event: bytes, hash;
+--       number of settlements, then per settlement: entry, id ('' leaves the mark alone), answer, forget at (ms)
+-- Returns {'ok'} | {'fenced'} | {'head', seq, hash} | {'settled', index of the settlement that is not open}
+redis.register_function('tocsin_append', function(keys, args)
+  local lease, head, events, commands, ids, expiry = unpack(keys)
+  local fence, seq, hash, token, raise = unpack(args, 1, 5)
+
+  -- Every check precedes the first write: a function does not roll back.
+  if not holds(lease, fence) then return {'fenced'} end
+  local last = redis.call('HMGET', head, 'seq', 'hash')
+  if (last[1] or '0') ~= seq or (last[2] or string.rep('0', 64)) ~= hash then
+    return {'head', last[1] or '0', last[2] or string.rep('0', 64)}
+  end
+  local first_event = 7
+  local event_count = tonumber(args[6])
+  local first_settlement = first_event + 2 * event_count + 1
+  local settlement_count = tonumber(args[first_settlement - 1])
+  local marks = {}
+  for index = 1, settlement_count do
+    local at = first_settlement + 4 * (index - 1)
+    local entry, id = args[at], args[at + 1]
+    if #redis.call('XPENDING', commands, 'ingest', entry, entry, 1) == 0 then return {'settled', index} end
+    if id ~= '' then
+      local mark = redis.call('HGET', ids, id)
+      if not mark then return {'settled', index} end
+      local digest, number, marked, answer = parse_mark(mark)
+      if marked ~= entry or answer ~= '' then return {'settled', index} end
+      marks[index] = {digest, number}
+    end
+  end
+
+  local number = tonumber(seq)
+  for index = 1, event_count do
+    local bytes
+    bytes, hash = args[first_event + 2 * (index - 1)], args[first_event + 2 * (index - 1) + 1]
+    number = number + 1
+    redis.call('XADD', events, string.format('%.0f-%s', number, token), 'e', bytes, 'h', hash)
+  end
+  local last_seq = string.format('%.0f', number)
+  if event_count > 0 then
+    redis.call('HSET', head, 'seq', last_seq, 'hash', hash, 'token', token)
+    if raise == '1' then
+      redis.call('HSET', head, 'wm_seq', last_seq, 'wm_hash', hash, 'wm_token', token, 'wm_replid', replication_id())
+    end
+  end
+  for index = 1, settlement_count do
+    local at = first_settlement + 4 * (index - 1)
+    local entry, id, answer, forget_at = unpack(args, at, at + 3)
+    redis.call('XACK', commands, 'ingest', entry)
+    redis.call('XDEL', commands, entry)
+    if marks[index] then
+      redis.call('HSET', ids, id, mark_of(marks[index][1], marks[index][2], entry, answer))
+      redis.call('ZADD', expiry, forget_at, id)
+    end
+  end
+  return {'ok'}
+end)

@@ -1,0 +1,25 @@
+-- What the functions of this library share.
+
+-- The fence of a lane is the text of its lease: owner, token, nonce.
+local function holds(lease, fence)
+  return redis.call('GET', lease) == fence
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The replication id tells one primary's history from another's.
+local function replication_id()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+
+-- An id's mark: digest of the command, its sequence, its stream entry, and the answer once there is one.
+local function mark_of(digest, sequence, entry, answer)
+  return digest .. ' ' .. sequence .. ' ' .. entry .. ' ' .. answer
+end
+
+local function parse_mark(mark)
+  return string.match(mark, '^(%x+) (%d+) (%S+) (.*)$')
+end
