@@ -1,0 +1,127 @@
+"""What holds for every test: fixtures by name, an honest list of skipped real parts, no process left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+HERE = Path(__file__).parent
+pytest_plugins = sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))
+
+MARK = "TOCSIN_TEST_RUN"
+SKIPPED_PART = re.compile(r"real part missing: (?P<name>.+)")
+MAY_BE_MISSING = re.compile(
+    r"^## Parts that may be missing$(?P<section>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL
+)
+GRACE = 5.0
+"""Seconds that processes get to leave after the last test."""
+
+session_key = pytest.StashKey[pytest.Session]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Mark this run's environment, so that whatever it starts can be told from other processes."""
+    if not hasattr(config, "workerinput"):
+        os.environ[MARK] = uuid.uuid4().hex
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[session_key] = session
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell what was not really tested, and what was left running; fail the run where that is not in order."""
+    wrong = _report_skipped_parts(terminalreporter) + _report_leaks(terminalreporter)
+    session = config.stash[session_key]
+    if wrong and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    for line in wrong:
+        terminalreporter.write_line(line, red=True)
+
+
+def skipped_parts(reports: list[pytest.TestReport]) -> Counter[str]:
+    """How many tests were skipped for want of each real part."""
+    parts: Counter[str] = Counter()
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if found := SKIPPED_PART.search(reason):
+            parts[found["name"].strip()] += 1
+    return parts
+
+
+def parts_that_may_be_missing(text: str) -> set[str]:
+    """The parts named in backticks in that section of docs/testing.md."""
+    found = MAY_BE_MISSING.search(text)
+    return set(re.findall(r"^\| `([^`]+)`", found["section"], re.MULTILINE)) if found else set()
+
+
+def _report_skipped_parts(reporter: pytest.TerminalReporter) -> list[str]:
+    parts = skipped_parts(reporter.stats.get("skipped", []))
+    reporter.section("Real parts skipped")
+    if not parts:
+        reporter.write_line("none")
+        return []
+    listed = parts_that_may_be_missing((HERE.parent / "docs" / "testing.md").read_text("utf-8"))
+    for name, count in sorted(parts.items()):
+        reporter.write_line(
+            f"{name:<24} {count:>4} tests   {'' if name in listed else 'not listed in docs/testing.md'}"
+        )
+    if os.environ.get("CI") != "true":
+        return []
+    return [
+        f"CI: real part missing and not listed in docs/testing.md: {name}"
+        for name in sorted(parts.keys() - listed)
+    ]
+
+
+def _report_leaks(reporter: pytest.TerminalReporter) -> list[str]:
+    left = _left_behind()
+    psutil.wait_procs(left, timeout=GRACE)
+    left = _left_behind()
+    lines = [f"left running by the tests (ended now): {_told(process)}" for process in left]
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return lines
+
+
+def _left_behind() -> list[psutil.Process]:
+    """The processes of this run other than pytest's own: known by their environment, or as children."""
+    mark = os.environ[MARK]
+    me = psutil.Process()
+    ours = {me.pid, *(parent.pid for parent in me.parents())}
+    found = {child.pid: child for child in me.children(recursive=True)}
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                found[process.pid] = process
+        except (psutil.AccessDenied, psutil.NoSuchProcess, OSError):
+            continue
+    return [process for pid, process in found.items() if pid not in ours and _counts(process)]
+
+
+def _counts(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+        return (
+            process.status() != psutil.STATUS_ZOMBIE
+            and "execnet" not in command
+            and "sys.stdin.readline" not in command
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _told(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:120]}"
+    except psutil.NoSuchProcess:
+        return str(process.pid)
