@@ -1,0 +1,1 @@
+"""Folds: pure functions that turn a lane's events into rows."""

@@ -1,0 +1,195 @@
+"""Snapshots in Redis: what the pages and the read API are given while Redis is there.
+
+`…:snapshot:source:ID` holds one source, `…:snapshot:sources` the ids of all of them. The latter
+tells "there are no sources" from "nobody has written any": without it a reader asks Postgres.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from threading import Event
+from typing import Any
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from projections.backoff import Backoff
+from projections.levels import Heard
+from projections.sources import all_sources
+from projections.views import LevelView, SourceView
+from streams.connection import Link, Unreachable
+from streams.messages import canonical, now
+from streams.names import StationKeys
+
+PERIOD = 0.2
+"""Seconds between two looks at what changed."""
+RUNNING_EVERY = 0.8
+"""Seconds after which the snapshot of a running source is written again, changed or not."""
+OTHERS_EVERY = 10.0
+"""Seconds after which any other snapshot is written again."""
+TIME_TO_LIVE = 60_000
+"""Milliseconds."""
+RELOAD_EVERY = 1.0
+"""Seconds after which the rows are read again, changed or not."""
+FRESHER_BY = 2.0
+"""Seconds by which another process must be ahead for this one to leave the writing to it."""
+
+
+class LaneState(msgspec.Struct, frozen=True):
+    """How far a lane's runner is: when it last had everything, and why it cannot go on."""
+
+    checked_at: datetime | None
+    trouble: str | None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What was last written of a source, and when (monotonic seconds)."""
+
+    when: float
+    shown: SourceView
+
+
+def index_key(keys: StationKeys) -> str:
+    """The key of the list of all sources' ids."""
+    return keys.source_snapshot("").removesuffix("source:") + "sources"
+
+
+def is_due(view: SourceView, written: Written | None, when: float) -> bool:
+    """Whether the snapshot of a source must be written now."""
+    if written is None or msgspec.structs.replace(written.shown, as_of=view.as_of) != view:
+        return True
+    every = RUNNING_EVERY if view.state == "running" else OTHERS_EVERY
+    return when - written.when >= every
+
+
+class Snapshots:
+    """Writes the snapshots. `run` is the body of a thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        link: Link,
+        keys: StationKeys,
+        *,
+        levels: Callable[[], Mapping[Heard, LevelView]],
+        lanes: Callable[[], Mapping[str, LaneState]],
+        changed: Event,
+        stopping: Event,
+    ) -> None:
+        self._engine = engine
+        self._link = link
+        self._keys = keys
+        self._levels = levels
+        self._lanes = lanes
+        self._changed = changed
+        self._stopping = stopping
+        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._rows_at: datetime | None = None
+        self._loaded = float("-inf")
+        self._written: dict[str, Written] = {}
+        self._index: tuple[float, list[str]] = (float("-inf"), [])
+        self._log = structlog.get_logger("projections.snapshots")
+
+    def run(self) -> None:
+        """Write what is due, five times a second, until told to stop."""
+        backoff = Backoff(self._stopping)
+        while not self._stopping.is_set():
+            try:
+                self.step()
+                backoff.reset()
+                self._stopping.wait(PERIOD)
+            except (Unreachable, ResponseError) as error:
+                if backoff.failures == 0:
+                    self._log.warning("snapshots cannot be written", detail=str(error))
+                self._written.clear()
+                self._index = (float("-inf"), [])
+                backoff.wait()
+        self._link.close()
+
+    def step(self) -> None:
+        """Look once and write what is due. Raises Unreachable."""
+        self._load()
+        if self._rows_at is None:
+            return
+        lanes, when = self._lanes(), time.monotonic()
+        as_of = earliest(self._rows_at, lanes)
+        if as_of is None or self._another_is_fresher(as_of):
+            return
+        views = self._views(lanes)
+        commands: list[tuple[Any, ...]] = []
+        for id in self._written.keys() - self._rows.keys():
+            commands.append(("DEL", self._keys.source_snapshot(id)))
+        for id, view in views.items():
+            if is_due(view, self._written.get(id), when):
+                commands += _put(self._keys.source_snapshot(id), view.as_of, view)
+                self._written[id] = Written(when, view)
+        ids = sorted(self._rows)
+        if ids != self._index[1] or when - self._index[0] >= RUNNING_EVERY:
+            commands += _put(index_key(self._keys), as_of, ids)
+            self._index = (when, ids)
+        if commands:
+            self._link.batch(commands)
+        self._written = {id: written for id, written in self._written.items() if id in self._rows}
+
+    def _load(self) -> None:
+        """Read the rows again if they may have changed; keep those we have while Postgres is away."""
+        changed = self._changed.is_set()
+        if not changed and time.monotonic() - self._loaded < RELOAD_EVERY:
+            return
+        self._changed.clear()
+        self._loaded = time.monotonic()
+        asked = now()
+        try:
+            with self._engine.connect() as connection:
+                self._rows = {row["id"]: row for row in all_sources(connection)}
+        except SQLAlchemyError as error:
+            self._log.debug("rows cannot be read", detail=str(error))
+            return
+        self._rows_at = asked
+
+    def _views(self, lanes: Mapping[str, LaneState]) -> dict[str, SourceView]:
+        levels = self._levels()
+        views = {}
+        for id, row in self._rows.items():
+            lane = lanes.get(row["lane"])
+            if lane is None or lane.checked_at is None or self._rows_at is None:
+                continue  # not caught up yet: what is written of it may be newer than what we have
+            views[id] = msgspec.convert(
+                {
+                    **row,
+                    "as_of": min(self._rows_at, lane.checked_at),
+                    "trouble": lane.trouble,
+                    "level": levels.get((row["lane"], id)) if row["state"] == "running" else None,
+                },
+                SourceView,
+            )
+        return views
+
+    def _another_is_fresher(self, as_of: datetime) -> bool:
+        at = self._link.call("HGET", index_key(self._keys), "at")
+        try:
+            theirs = msgspec.convert(at.decode(), datetime) if at else None
+        except msgspec.ValidationError:
+            return False
+        return theirs is not None and (theirs - as_of).total_seconds() > FRESHER_BY
+
+
+def earliest(rows_at: datetime, lanes: Mapping[str, LaneState]) -> datetime | None:
+    """The moment for which all lanes are known; None while one has never been caught up with."""
+    times = [lane.checked_at for lane in lanes.values()]
+    if not times or None in times:
+        return None
+    return min(rows_at, *(time for time in times if time is not None))
+
+
+def _put(key: str, at: datetime | None, data: Any) -> list[tuple[Any, ...]]:
+    moment = msgspec.to_builtins(at or now())
+    return [
+        ("HSET", key, "at", moment, "data", canonical(data)),
+        ("PEXPIRE", key, TIME_TO_LIVE),
+    ]
