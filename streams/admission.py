@@ -93,7 +93,7 @@ def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time
     marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
     if marked_entry != delivery.entry or marked_digest != digest(delivery.raw):
         return Refusal(
-            outcome="rejected", reason="replayed", marked=False, detail="this lane did not accept it by submit"
+            outcome="rejected", reason="replayed", marked=False, detail="the lane did not accept it by submit"
         )
     if len(delivery.raw) > MAX_COMMAND_BYTES:
         return Refusal(outcome="rejected", reason="too_large", detail=f"over {MAX_COMMAND_BYTES} bytes")

@@ -126,7 +126,7 @@ class Prover:
             with self._lock:
                 if self._attached == seen:
                     self._agreed = seen
-                    log.warning("fewer replicas count", attached=len(seen[1]), configured=self._redis.replicas)
+                    log.warning("replicas missing", attached=len(seen[1]), of=self._redis.replicas)
         return len(seen[1]) >= self._redis.replicas
 
     def _majority(self, link: Link) -> bool:

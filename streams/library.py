@@ -12,6 +12,9 @@ from streams.messages import digest
 
 NAME = "tocsin"
 
+_VERSION = """redis.register_function{function_name = 'tocsin_version', flags = {'no-writes'},
+  callback = function() return '%s' end}"""
+
 
 @cache
 def source() -> str:
@@ -21,8 +24,7 @@ def source() -> str:
     names.remove("shared.lua")
     parts = [(folder / name).read_text("utf-8") for name in ["shared.lua", *names]]
     body = "\n".join(parts)
-    tail = "redis.register_function{{function_name = 'tocsin_version', flags = {{'no-writes'}}, callback = function() return '{}' end}}"
-    return f"#!lua name={NAME}\n{body}\n{tail.format(digest(body.encode())[:16])}\n"
+    return f"#!lua name={NAME}\n{body}\n{_VERSION % digest(body.encode())[:16]}\n"
 
 
 def version() -> str:

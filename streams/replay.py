@@ -16,8 +16,8 @@ def replay(
 
     The bytes are decoded, not verified: see streams.audit. Raises Unreachable.
     """
-    for raw, hash in stored(link, keys, after=after, upto=upto, batch=batch):
-        yield Logged(decode_event(raw), raw, hash.decode())
+    for raw, stated in stored(link, keys, after=after, upto=upto, batch=batch):
+        yield Logged(decode_event(raw), raw, stated.decode())
 
 
 def stored(

@@ -112,7 +112,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.station.durability or ("replica" if self.redis.replicas else "memory")
 
 
-_PATHS = (("redis", "password_file"), ("postgres", "password_file"), ("keys", "directory"), ("web", "token_file"))
+_PATHS = (
+    ("redis", "password_file"),
+    ("postgres", "password_file"),
+    ("keys", "directory"),
+    ("web", "token_file"),
+)
 _SECRETS = (("redis", "password"), ("postgres", "password"))
 _LISTS = (("redis", "sentinels"),)
 

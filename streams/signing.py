@@ -64,7 +64,8 @@ def verifies(raw: bytes, signature: str, key: Key) -> bool:
 
 def create_key(directory: Path, id: str, role: Role) -> Key:
     """Make a key with 256 random bits and write it to a new file of mode 0600 in `directory`."""
-    key = Key(id=id, algorithm="hmac-sha256", secret=base64.b64encode(secrets.token_bytes(32)).decode(), role=role)
+    secret = base64.b64encode(secrets.token_bytes(32)).decode()
+    key = Key(id=id, algorithm="hmac-sha256", secret=secret, role=role)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(directory / f"{id}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
@@ -81,7 +82,7 @@ def load_key(directory: Path, id: str) -> Key:
     except OSError as error:
         raise InvalidKey(f"key {id!r} cannot be read from {path}: {error.strerror}") from None
     if mode:
-        raise InvalidKey(f"{path} can be read by others: chmod 600 it, and replace the key if others could log in")
+        raise InvalidKey(f"{path} can be read by others: chmod 600 it; replace the key if others log in here")
     try:
         key = msgspec.json.decode(raw, type=Key)
         base64.b64decode(key.secret, validate=True)

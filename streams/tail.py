@@ -62,18 +62,18 @@ class Tail:
             else:
                 last = f"{self.after.seq}-18446744073709551615"
                 milliseconds = max(1, int(left * 1000))
-                self._link.call(
-                    "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", self._keys.events, last, timeout=left
-                )
+                wake = ("XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", self._keys.events, last)
+                self._link.call(*wake, timeout=left)
 
     def _next(self, count: int) -> list[Logged]:
+        keys, after = self._keys, self.after
         status, head_seq, rest = self._link.call(
-            "FCALL_RO", "tocsin_tail", 2, self._keys.head, self._keys.events, self.after.seq, self.after.hash, count
+            "FCALL_RO", "tocsin_tail", 2, keys.head, keys.events, after.seq, after.hash, count
         )
         self.head_seq = int(head_seq)
         if status == b"ahead":
             raise PositionAhead(self.after, self.head_seq, rest.decode())
-        batch = [Logged(decode_event(raw), raw, hash.decode()) for raw, hash in rest]
+        batch = [Logged(decode_event(raw), raw, stated.decode()) for raw, stated in rest]
         if batch:
             self.after = Position(batch[-1].event.seq, batch[-1].hash)
         return batch

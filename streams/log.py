@@ -1,0 +1,268 @@
+"""Writing a lane's log: events and results in atomic appends, replies once they are durable.
+
+Any thread may post; whoever flushes writes everything posted so far in one append (group commit).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from streams.connection import Link, Unreachable
+from streams.durability import Prover, replication_id
+from streams.lease import Lease, LeaseLost, renewal
+from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
+from streams.names import LaneKeys, StationKeys
+
+BATCH = 200
+"""Units written in one append."""
+PATIENCE = 10.0
+"""Seconds to wait for durability before the lane is taken anew."""
+REPLY_KEEP = 120
+"""Seconds a client's reply stream outlives its last reply."""
+REPLY_LENGTH = 10_000
+"""Replies kept for a client that does not read them."""
+
+log = structlog.get_logger(__name__)
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is still to get its place in the log. `at` is when it happened (default: now)."""
+
+    type: str
+    data: dict[str, Any]
+    source: str = ""
+    command: str | None = None
+    at: datetime | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What an append settles: a pending stream entry, its id's mark, and whom to reply to."""
+
+    entry: str
+    answer: Answer
+    client: str
+    durability: Durability
+    forget_at: datetime
+    marked: bool = True
+    """Whether the id's mark is this entry's own; a replayed command's is not."""
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """Events that belong together, the last being the result where something is settled."""
+
+    drafts: tuple[Draft, ...]
+    settlement: Settlement | None = None
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """An append as it was (or may have been) made."""
+
+    units: int
+    entries: tuple[tuple[bytes, str], ...]
+    answers: tuple[tuple[Settlement, Answer], ...]
+    seq: int
+    hash: str
+
+
+class LaneLog:
+    """One lane's log in the hands of its owner."""
+
+    def __init__(
+        self, link: Link, station: StationKeys, lane: str, node: str, prover: Prover, durability: Durability
+    ) -> None:
+        self._link = link
+        self._station = station
+        self._lane = lane
+        self._keys: LaneKeys = station.lane(lane)
+        self._node = node
+        self._prover = prover
+        self._durability = durability
+        self._lock = threading.Lock()
+        self._queue: deque[Unit] = deque()
+        self._lease: Lease | None = None
+        self._unsure: _Written | None = None
+        self._replid: tuple[int, str] = (0, "")
+        self.seq = 0
+        self.hash = GENESIS
+
+    def post(self, draft: Draft) -> None:
+        """Add one event to what the next flush writes."""
+        self._queue.append(Unit((draft,)))
+
+    def settle(self, drafts: tuple[Draft, ...], settlement: Settlement) -> None:
+        """Add a result (the last of `drafts`) to what the next flush writes."""
+        self._queue.append(Unit(drafts, settlement))
+
+    def take(self, lease: Lease) -> bool:
+        """Go on under `lease`. Returns whether the log is where this owner left it.
+
+        What was posted and not written stays to be written; an append whose reply was lost is
+        recognised by the head.
+        """
+        with self._lock:
+            unsure, self._unsure, self._lease = self._unsure, None, lease
+            before = (self.seq, self.hash)
+            self.seq, self.hash = lease.head_seq, lease.head_hash
+            if unsure and (unsure.seq, unsure.hash) == (self.seq, self.hash):
+                for _ in range(unsure.units):
+                    self._queue.popleft()
+                self._conclude(unsure, proven=False)
+                return True
+            return before == (self.seq, self.hash)
+
+    def prove_head(self) -> None:
+        """Make everything up to the head durable on this primary and raise the watermark to it."""
+        with self._lock:
+            lease = self._held()
+            self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
+            if self.seq:
+                reply = self._link.call("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+                token = int(reply[0][0].decode().split("-")[1])
+                self._raise_watermark([self._raising(self.seq, self.hash, token)])
+
+    def drop(self) -> None:
+        """Forget what was posted: the lane is another's now, and the commands are pending there."""
+        with self._lock:
+            self._queue.clear()
+            self._lease = self._unsure = None
+
+    def flush(self) -> None:
+        """Write what was posted. Raises Unreachable, LeaseLost, NotDurable; nothing posted is lost then."""
+        with self._lock:
+            while self._queue:
+                self._write(min(len(self._queue), BATCH))
+
+    def _held(self) -> Lease:
+        if self._lease is None or time.monotonic() > self._lease.until:
+            raise LeaseLost(f"no valid lease of lane {self._lane!r}")
+        return self._lease
+
+    def extend(self, lease: Lease) -> None:
+        """Take note of a renewal."""
+        self._lease = lease
+
+    def _write(self, count: int) -> None:
+        lease = self._held()
+        written = self._build([self._queue[index] for index in range(count)], lease)
+        at_once = self._durability == "memory"
+        request = self._request(written, lease, at_once)
+        self._unsure = written
+        reply = self._link.batch([request])[0]
+        if isinstance(reply, Exception):
+            raise reply
+        self._unsure = None
+        if reply[0] == b"settled":
+            self._skip(written, reply[1])
+            return
+        if reply[0] != b"ok":
+            raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
+        for _ in range(count):
+            self._queue.popleft()
+        self.seq, self.hash = written.seq, written.hash
+        self._conclude(written, proven=at_once)
+
+    def _build(self, units: list[Unit], lease: Lease) -> _Written:
+        seq, previous = self.seq, self.hash
+        entries: list[tuple[bytes, str]] = []
+        answers: list[tuple[Settlement, Answer]] = []
+        logged_at = now()
+        for unit in units:
+            for draft in unit.drafts:
+                seq += 1
+                raw = canonical(
+                    Event(
+                        seq=seq,
+                        prev=previous,
+                        token=lease.token,
+                        at=draft.at or logged_at,
+                        logged_at=logged_at,
+                        node=self._node,
+                        type=draft.type,
+                        data=draft.data,
+                        schema=SCHEMA,
+                        source=draft.source,
+                        command=draft.command,
+                    )
+                )
+                previous = digest(raw)
+                entries.append((raw, previous))
+            if unit.settlement:
+                answers.append((unit.settlement, msgspec.structs.replace(unit.settlement.answer, seq=seq)))
+        return _Written(len(units), tuple(entries), tuple(answers), seq, previous)
+
+    def _request(self, written: _Written, lease: Lease, at_once: bool) -> list[Any]:
+        keys = self._keys
+        request: list[Any] = [
+            "FCALL", "tocsin_append", 6,
+            keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry,
+            lease.fence, self.seq, self.hash, lease.token, "1" if at_once else "0", len(written.entries),
+        ]  # fmt: skip
+        for entry in written.entries:
+            request += entry
+        request.append(len(written.answers))
+        for settlement, answer in written.answers:
+            forget_at = int(settlement.forget_at.timestamp() * 1000)
+            marked = answer.id if settlement.marked else ""
+            request += (settlement.entry, marked, canonical(answer), forget_at)
+        return request
+
+    def _skip(self, written: _Written, index: int) -> None:
+        """Drop the unit whose command is not open any more: it has its result already."""
+        settlement = written.answers[index - 1][0]
+        kept = [unit for unit in self._queue if unit.settlement is not settlement]
+        self._queue.clear()
+        self._queue.extend(kept)
+        log.warning("result not needed", lane=self._lane, command=settlement.answer.id)
+
+    def _conclude(self, written: _Written, *, proven: bool) -> None:
+        """Reply to whom it may be told now; prove the rest durable, raise the watermark, reply to them."""
+        waiting = [pair for pair in written.answers if not proven and pair[0].durability != "memory"]
+        replies = [c for pair in written.answers if pair not in waiting for c in self._reply(*pair)]
+        level: Durability = "disk" if any(s.durability == "disk" for s, _ in waiting) else self._durability
+        wait = None if proven else self._prover.command(level)
+        if not wait:
+            raising = [] if proven else [self._raising(written.seq, written.hash, self._held().token)]
+            self._raise_watermark(raising + replies + [c for pair in waiting for c in self._reply(*pair)])
+            return
+        acknowledged = self._link.batch([*replies, wait], timeout=1.0)[-1]
+        if not self._prover.accepts(level, acknowledged):
+            self._prover.prove(self._link, renewal(self._keys, self._held()), level, timeout=PATIENCE)
+        raising = [self._raising(written.seq, written.hash, self._held().token)]
+        self._raise_watermark(raising + [c for pair in waiting for c in self._reply(*pair)])
+
+    def _raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:
+        if self._replid[0] != self._link.generation:
+            replid = replication_id(self._link)
+            self._replid = (self._link.generation, replid)
+        keys = self._keys
+        return ("FCALL", "tocsin_raise", 2, keys.head, keys.events, seq, hash, token, self._replid[1])
+
+    def _raise_watermark(self, commands: list[tuple[Any, ...]]) -> None:
+        if not commands:
+            return
+        for command, reply in zip(commands, self._link.batch(commands), strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            if command[1] == "tocsin_raise" and reply != b"ok":
+                self._link.close()
+                raise Unreachable(f"watermark of lane {self._lane!r} not raised: {reply!r}", sent=True)
+
+    def _reply(self, settlement: Settlement, answer: Answer) -> list[tuple[Any, ...]]:
+        if not settlement.client:
+            return []
+        key = self._station.replies(settlement.client)
+        return [
+            ("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", "i", answer.id, "a", canonical(answer)),
+            ("EXPIRE", key, REPLY_KEEP),
+        ]
+
+
+Post = Callable[[Draft], None]

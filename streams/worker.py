@@ -1,0 +1,379 @@
+"""The owner of a lane: holds its lease, takes its commands, and writes what became of them.
+
+What is executed is a room's own business, behind `Handler`; everything that makes a result happen
+exactly once is here and in the functions it calls.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from streams.admission import Delivery, Refusal, Task, admit, parse_delivery, settled_answer
+from streams.connection import Unreachable, connect
+from streams.durability import NotDurable, Prover
+from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, release, renew, renewal
+from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement
+from streams.messages import MAX_VALIDITY, Answer, Durability, Logged, Outcome
+from streams.names import StationKeys
+from streams.replay import replay
+from streams.settings import Settings
+from streams.signing import Keyring
+from streams.turns import Turns
+from streams.vocabulary import CommandResult, plain
+
+COUNT = 128
+"""Commands taken at once."""
+IDLE = 1.0
+"""Seconds to block for a command before looking after the lease."""
+FORGET = timedelta(minutes=10)
+"""How long an id is remembered after its command's validity has ended."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between attempts to own a lane that cannot be reached (full jitter, doubling)."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a handler says became of a command; `drafts` are logged together with it, before it."""
+
+    outcome: Outcome
+    state: str | None = None
+    reason: str | None = None
+    field: str | None = None
+    detail: str | None = None
+    drafts: tuple[Draft, ...] = ()
+
+
+class Handler(Protocol):
+    """What a room does with a lane. All but `execute` are called from the lane's own thread."""
+
+    def restore(self, events: Iterator[Logged]) -> None:
+        """Fold the lane's log from its beginning; called again whenever the log is not as we left it."""
+
+    def begin(self, post: Post) -> None:
+        """The lane is ours: reconcile what should run with what does. `post` logs from any thread."""
+
+    def execute(self, task: Task) -> Result:
+        """Carry a command out; idempotent. Commands of one source come one at a time."""
+
+    def end(self) -> None:
+        """The lane is another's, or is being released: stop what runs."""
+
+
+class LaneWorker:
+    """Owns one lane as long as it can. `run` is the body of a thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lane: str,
+        node: str,
+        handler: Handler,
+        *,
+        keyring: Callable[[], Keyring],
+        prover: Prover,
+    ) -> None:
+        self._station = StationKeys(settings.station.id)
+        self._station_id = settings.station.id
+        self._durability: Durability = settings.durability
+        self._lane = lane
+        self._node = node
+        self._keys = self._station.lane(lane)
+        self._handler = handler
+        self._keyring = keyring
+        self._prover = prover
+        self._link = connect(settings.redis, f"{node}-{lane}-take")
+        self._log = LaneLog(
+            connect(settings.redis, f"{node}-{lane}-log"), self._station, lane, node, prover, self._durability
+        )
+        self._turns = Turns(self._execute)
+        self._open: dict[str, Delivery] = {}
+        self._lease: Lease | None = None
+        self._restored = False
+        self._unwritten = threading.Event()
+        self._server_time = (0.0, datetime.fromtimestamp(0, UTC))
+        self._said = ""
+        self._logger = structlog.get_logger(__name__).bind(node=node, lane=lane)
+        self.owned = threading.Event()
+        """Set while the lane is ours."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Own the lane until `stop` is set, coming back by itself from whatever fails."""
+        pause = FIRST_PAUSE
+        while not stop.is_set():
+            try:
+                self._own(stop)
+                pause = FIRST_PAUSE
+            except (Unreachable, LeaseLost, NotDurable, ResponseError) as error:
+                if self.owned.is_set():
+                    pause = FIRST_PAUSE
+                self.owned.clear()
+                self._say(error)
+                stop.wait(random.uniform(0, pause))
+                pause = min(pause * 2, LONGEST_PAUSE)
+        self._leave()
+
+    def _say(self, error: Exception) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            self._logger.warning("lane interrupted", why=type(error).__name__, detail=str(error))
+
+    def _own(self, stop: threading.Event) -> None:
+        lease = self._acquire(stop)
+        if lease is None:
+            return
+        self._lease = lease
+        self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
+        untouched = self._log.take(lease)
+        self._log.prove_head()
+        if not (untouched and self._restored):
+            self._handler.restore(replay(self._link, self._keys, upto=lease.head_seq))
+            self._restored = True
+        self._log.post(Draft(type="lane.acquired", data={"fence": lease.fence}))
+        self._log.flush()
+        self._handler.begin(self._post)
+        self.owned.set()
+        self._said = ""
+        self._logger.info("lane acquired", token=lease.token, head=lease.head_seq)
+        self._take_pending()
+        self._follow(stop)
+
+    def _acquire(self, stop: threading.Event) -> Lease | None:
+        while not stop.is_set():
+            before = self._lease.fence if self._lease else ""
+            got = acquire(self._link, self._keys, self._node, before)
+            if isinstance(got, Lease):
+                return got
+            self._lose(got)
+            stop.wait(min(got.seconds, 1.0))
+        return None
+
+    def _lose(self, held: Held) -> None:
+        """Somebody else holds the lane: forget what was going on here."""
+        if self._lease is None:
+            return
+        self._logger.warning("lane lost", to=held.fence.split(" ")[0])
+        self._lease, self._restored = None, False
+        self._turns.clear()
+        self._log.drop()
+        self._open.clear()
+        self._handler.end()
+
+    def _take_pending(self) -> None:
+        """Finish what an earlier owner (or we, before an interruption) took and did not settle."""
+        after = "0-0"
+        while taken := self._take(after):
+            for delivery in taken:
+                if delivery.entry not in self._open:
+                    self._admit(delivery)
+            after = taken[-1].entry
+        self._log.flush()
+
+    def _follow(self, stop: threading.Event) -> None:
+        last = self._last_entry()
+        renew_at = time.monotonic() + RENEW
+        while not stop.is_set():
+            while taken := self._take("new"):
+                last = taken[-1].entry
+                for delivery in taken:
+                    self._admit(delivery)
+                self._log.flush()
+                if time.monotonic() >= renew_at:
+                    break
+            if self._unwritten.is_set():
+                self._unwritten.clear()
+                self._log.flush()
+            if time.monotonic() >= renew_at:
+                self._renew()
+                renew_at = time.monotonic() + RENEW
+            wake = ("XREAD", "COUNT", 1, "BLOCK", int(IDLE * 1000), "STREAMS", self._keys.commands, last)
+            self._link.call(*wake, timeout=IDLE)
+
+    def _last_entry(self) -> str:
+        flat = self._link.call("XINFO", "STREAM", self._keys.commands)
+        info = dict(zip(flat[::2], flat[1::2], strict=True))
+        entry: bytes = info[b"last-generated-id"]
+        return entry.decode()
+
+    def _renew(self) -> None:
+        if self._lease is None:
+            raise LeaseLost(f"no lease of lane {self._lane!r}")
+        self._lease = renew(self._link, self._keys, self._lease)
+        self._log.extend(self._lease)
+
+    def _take(self, mode: str) -> list[Delivery]:
+        """Take commands; they are returned once durable, as execution begins only then."""
+        lease = self._lease
+        if lease is None or time.monotonic() > lease.until:
+            raise LeaseLost(f"no valid lease of lane {self._lane!r}")
+        keys = self._keys
+        status, *rest = self._link.call(
+            "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids,
+            lease.fence, self._node, COUNT, mode,
+        )  # fmt: skip
+        if status != b"ok":
+            raise LeaseLost(f"the lease of lane {self._lane!r} is another's")
+        self._server_time = (time.monotonic(), datetime.fromtimestamp(rest[0] / 1000, UTC))
+        taken = [parse_delivery(*row) for row in rest[1]]
+        wait = self._prover.command(self._durability)
+        if taken and wait:
+            acknowledged = self._link.call(*wait, timeout=1.0)
+            if not self._prover.accepts(self._durability, acknowledged):
+                self._prover.prove(self._link, renewal(keys, lease), self._durability, timeout=PATIENCE)
+        return taken
+
+    def _now(self) -> datetime:
+        """The server's time, by its last answer and our monotonic clock since."""
+        at, server = self._server_time
+        return server + timedelta(seconds=time.monotonic() - at)
+
+    def _admit(self, delivery: Delivery) -> None:
+        if settled_answer(delivery):
+            # Its result stands: only the acknowledgement was lost.
+            self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
+            return
+        self._open[delivery.entry] = delivery
+        verdict = admit(
+            delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane, time=self._now()
+        )
+        if isinstance(verdict, Refusal):
+            self._refuse(delivery, verdict)
+            return
+        for overtaken in self._turns.put(verdict):
+            self._conclude(overtaken, Result(outcome="superseded", reason="superseded"))
+
+    def _execute(self, task: Task) -> None:
+        """Body of a source's turn: never raises, so that the turns after it come."""
+        if task.command.expires_at <= self._now():
+            result = Result(outcome="expired", reason="expired", field="expires_at")
+        else:
+            try:
+                result = self._handler.execute(task)
+            except Exception as error:
+                self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
+                result = Result(outcome="failed", reason="error", detail=f"{type(error).__name__}: {error}")
+        self._conclude(task, result)
+        self._flush()
+
+    def _conclude(self, task: Task, result: Result) -> None:
+        by = self._turns.overtaken_by(task.command.id)
+        if by and result.outcome != "completed":
+            result = msgspec.structs.replace(result, outcome="superseded", reason="superseded", detail=None)
+        else:
+            by = None
+        self._settle(task.delivery, result, command=task.command.id, type=task.command.type, by=by)
+
+    def _refuse(self, delivery: Delivery, refusal: Refusal) -> None:
+        result = Result(
+            outcome=refusal.outcome, reason=refusal.reason, field=refusal.field, detail=refusal.detail
+        )
+        replayed = refusal.reason == "replayed"
+        self._settle(
+            delivery,
+            result,
+            command=None if replayed else delivery.id,
+            type=refusal.command.type if refusal.command else "",
+            marked=refusal.marked,
+        )
+
+    def _settle(
+        self,
+        delivery: Delivery,
+        result: Result,
+        *,
+        command: str | None,
+        type: str,
+        by: str | None = None,
+        marked: bool = True,
+    ) -> None:
+        if self._open.pop(delivery.entry, None) is None:
+            return
+        data = CommandResult(
+            type=type,
+            sequence=delivery.sequence,
+            request=delivery.raw.decode("utf-8", "replace"),
+            signature=delivery.signature,
+            state=result.state,
+            reason=result.reason,
+            field=result.field,
+            by=by,
+            detail=result.detail,
+            received_at=delivery.received_at.isoformat(timespec="milliseconds"),
+            deliveries=delivery.deliveries,
+        )
+        source, durability, expires_at = _of(delivery, self._durability)
+        answer = Answer(
+            id=delivery.id,
+            lane=self._lane,
+            outcome=result.outcome,
+            sequence=delivery.sequence,
+            seq=0,
+            state=result.state,
+            reason=result.reason,
+            field=result.field,
+            by=by,
+            detail=result.detail,
+        )
+        settlement = Settlement(
+            entry=delivery.entry,
+            answer=answer,
+            client=delivery.client,
+            durability=durability,
+            forget_at=expires_at + FORGET,
+            marked=marked,
+        )
+        event = Draft(type=f"command.{result.outcome}", source=source, command=command, data=plain(data))
+        self._log.settle((*result.drafts, event), settlement)
+
+    def _post(self, draft: Draft) -> None:
+        self._log.post(draft)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write from a thread that is not the lane's own; what fails is the lane's to mend."""
+        try:
+            self._log.flush()
+        except (Unreachable, LeaseLost, NotDurable, ResponseError):
+            self._unwritten.set()
+
+    def _leave(self) -> None:
+        """Give the lane up in order: finish what runs, log the release, free the lease."""
+        if self._lease is None:
+            return
+        self._turns.wait_idle(1.0)
+        self._handler.end()
+        try:
+            self._log.post(Draft(type="lane.released", data={}))
+            self._log.flush()
+            release(self._link, self._keys, self._lease)
+        except (Unreachable, LeaseLost, NotDurable, ResponseError) as error:
+            self._logger.warning("lane not released", detail=str(error), free_in_seconds=LENGTH)
+        self._link.close()
+
+
+def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
+    """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
+    try:
+        command = msgspec.json.decode(delivery.raw, type=_Outline)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        command = _Outline()
+    latest = delivery.received_at + MAX_VALIDITY
+    expires_at = command.expires_at
+    if expires_at is None or expires_at.tzinfo is None or expires_at > latest:
+        expires_at = latest
+    return command.source, command.durability or default, expires_at
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    """The few fields of a command that a result needs."""
+
+    source: str = ""
+    durability: Durability | None = None
+    expires_at: datetime | None = None
