@@ -139,3 +139,7 @@ class StationKeys(msgspec.Struct, frozen=True):
 
     def source_snapshot(self, source: str) -> str:
         return self._key(f"snapshot:source:{source}")
+
+    @property
+    def source_index(self) -> str:
+        return self._key("snapshot:sources")
