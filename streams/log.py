@@ -62,14 +62,16 @@ class Unit(msgspec.Struct, frozen=True):
     settlement: Settlement | None = None
 
 
-class _Written(msgspec.Struct, frozen=True):
-    """An append as it was (or may have been) made."""
+class _Append(msgspec.Struct, frozen=True, kw_only=True):
+    """An append as it is, was, or may have been made: where the head was and where it goes."""
 
     units: int
     entries: tuple[tuple[bytes, str], ...]
     answers: tuple[tuple[Settlement, Answer], ...]
+    before: tuple[int, str]
     seq: int
     hash: str
+    token: int
 
 
 class LaneLog:
@@ -88,7 +90,7 @@ class LaneLog:
         self._lock = threading.Lock()
         self._queue: deque[Unit] = deque()
         self._lease: Lease | None = None
-        self._unsure: _Written | None = None
+        self._made: _Append | None = None
         self._replid: tuple[int, str] = (0, "")
         self.seq = 0
         self.hash = GENESIS
@@ -104,19 +106,20 @@ class LaneLog:
     def take(self, lease: Lease) -> bool:
         """Go on under `lease`. Returns whether the log is where this owner left it.
 
-        What was posted and not written stays to be written; an append whose reply was lost is
-        recognised by the head.
+        What was posted stays to be written. An append that was interrupted is recognised by the
+        head: it stands and is concluded now, or it was lost before anyone was told and is made anew.
         """
         with self._lock:
-            unsure, self._unsure, self._lease = self._unsure, None, lease
-            before = (self.seq, self.hash)
-            self.seq, self.hash = lease.head_seq, lease.head_hash
-            if unsure and (unsure.seq, unsure.hash) == (self.seq, self.hash):
-                for _ in range(unsure.units):
-                    self._queue.popleft()
-                self._conclude(unsure, proven=False)
+            left_at, made = (self.seq, self.hash), self._made
+            self._lease = lease
+            self.seq, self.hash = head = lease.head_seq, lease.head_hash
+            if made is None:
+                return head == left_at
+            if head == (made.seq, made.hash):
+                self._finish(made)
                 return True
-            return before == (self.seq, self.hash)
+            self._made = None
+            return head == made.before
 
     def prove_head(self) -> None:
         """Make everything up to the head durable on this primary and raise the watermark to it."""
@@ -132,11 +135,13 @@ class LaneLog:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""
         with self._lock:
             self._queue.clear()
-            self._lease = self._unsure = None
+            self._lease = self._made = None
 
     def flush(self) -> None:
         """Write what was posted. Raises Unreachable, LeaseLost, NotDurable; nothing posted is lost then."""
         with self._lock:
+            if self._made is not None:
+                raise LeaseLost(f"an append to lane {self._lane!r} was interrupted")
             while self._queue:
                 self._write(min(len(self._queue), BATCH))
 
@@ -151,25 +156,31 @@ class LaneLog:
 
     def _write(self, count: int) -> None:
         lease = self._held()
-        written = self._build([self._queue[index] for index in range(count)], lease)
+        append = self._build([self._queue[index] for index in range(count)], lease)
         at_once = self._durability == "memory"
-        request = self._request(written, lease, at_once)
-        self._unsure = written
+        request = self._request(append, lease, at_once)
+        self._made = append
         reply = self._link.batch([request])[0]
+        if isinstance(reply, Exception) or reply[0] != b"ok":
+            self._made = None
         if isinstance(reply, Exception):
             raise reply
-        self._unsure = None
         if reply[0] == b"settled":
-            self._skip(written, reply[1])
-            return
-        if reply[0] != b"ok":
+            self._skip(append, reply[1])
+        elif reply[0] != b"ok":
             raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
-        for _ in range(count):
-            self._queue.popleft()
-        self.seq, self.hash = written.seq, written.hash
-        self._conclude(written, proven=at_once)
+        else:
+            self.seq, self.hash = append.seq, append.hash
+            self._finish(append, proven=at_once)
 
-    def _build(self, units: list[Unit], lease: Lease) -> _Written:
+    def _finish(self, append: _Append, *, proven: bool = False) -> None:
+        """Conclude an append that stands; only then is it off the queue."""
+        self._conclude(append, proven=proven)
+        for _ in range(append.units):
+            self._queue.popleft()
+        self._made = None
+
+    def _build(self, units: list[Unit], lease: Lease) -> _Append:
         seq, previous = self.seq, self.hash
         entries: list[tuple[bytes, str]] = []
         answers: list[tuple[Settlement, Answer]] = []
@@ -196,46 +207,54 @@ class LaneLog:
                 entries.append((raw, previous))
             if unit.settlement:
                 answers.append((unit.settlement, msgspec.structs.replace(unit.settlement.answer, seq=seq)))
-        return _Written(len(units), tuple(entries), tuple(answers), seq, previous)
+        return _Append(
+            units=len(units),
+            entries=tuple(entries),
+            answers=tuple(answers),
+            before=(self.seq, self.hash),
+            seq=seq,
+            hash=previous,
+            token=lease.token,
+        )
 
-    def _request(self, written: _Written, lease: Lease, at_once: bool) -> list[Any]:
+    def _request(self, append: _Append, lease: Lease, at_once: bool) -> list[Any]:
         keys = self._keys
         request: list[Any] = [
             "FCALL", "tocsin_append", 6,
             keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry,
-            lease.fence, self.seq, self.hash, lease.token, "1" if at_once else "0", len(written.entries),
+            lease.fence, self.seq, self.hash, lease.token, "1" if at_once else "0", len(append.entries),
         ]  # fmt: skip
-        for entry in written.entries:
+        for entry in append.entries:
             request += entry
-        request.append(len(written.answers))
-        for settlement, answer in written.answers:
+        request.append(len(append.answers))
+        for settlement, answer in append.answers:
             forget_at = int(settlement.forget_at.timestamp() * 1000)
             marked = answer.id if settlement.marked else ""
             request += (settlement.entry, marked, canonical(answer), forget_at)
         return request
 
-    def _skip(self, written: _Written, index: int) -> None:
+    def _skip(self, append: _Append, index: int) -> None:
         """Drop the unit whose command is not open any more: it has its result already."""
-        settlement = written.answers[index - 1][0]
+        settlement = append.answers[index - 1][0]
         kept = [unit for unit in self._queue if unit.settlement is not settlement]
         self._queue.clear()
         self._queue.extend(kept)
         log.warning("result not needed", lane=self._lane, command=settlement.answer.id)
 
-    def _conclude(self, written: _Written, *, proven: bool) -> None:
+    def _conclude(self, append: _Append, *, proven: bool) -> None:
         """Reply to whom it may be told now; prove the rest durable, raise the watermark, reply to them."""
-        waiting = [pair for pair in written.answers if not proven and pair[0].durability != "memory"]
-        replies = [c for pair in written.answers if pair not in waiting for c in self._reply(*pair)]
+        waiting = [pair for pair in append.answers if not proven and pair[0].durability != "memory"]
+        replies = [c for pair in append.answers if pair not in waiting for c in self._reply(*pair)]
         level: Durability = "disk" if any(s.durability == "disk" for s, _ in waiting) else self._durability
         wait = None if proven else self._prover.command(level)
         if not wait:
-            raising = [] if proven else [self._raising(written.seq, written.hash, self._held().token)]
+            raising = [] if proven else [self._raising(append.seq, append.hash, append.token)]
             self._raise_watermark(raising + replies + [c for pair in waiting for c in self._reply(*pair)])
             return
         acknowledged = self._link.batch([*replies, wait], timeout=1.0)[-1]
         if not self._prover.accepts(level, acknowledged):
             self._prover.prove(self._link, renewal(self._keys, self._held()), level, timeout=PATIENCE)
-        raising = [self._raising(written.seq, written.hash, self._held().token)]
+        raising = [self._raising(append.seq, append.hash, append.token)]
         self._raise_watermark(raising + [c for pair in waiting for c in self._reply(*pair)])
 
     def _raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:
