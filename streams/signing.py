@@ -1,6 +1,8 @@
 """Who signed: keys, signatures of commands, and their verification.
 
-HMAC-SHA-256 is RFC 2104 over the command's canonical bytes; signatures travel as lower-case hex.
+Two algorithms, told by the key: `ed25519` (RFC 8032), whose public half is enough to verify, and
+`hmac-sha256` (RFC 2104), a secret shared by service processes. Both sign the command's canonical
+bytes; signatures travel as lower-case hex.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+Algorithm = Literal["ed25519", "hmac-sha256"]
 Role = Literal["viewer", "auditor", "operator", "engineer", "node"]
 
 ALLOWED: Mapping[Role, frozenset[str]] = {
@@ -28,13 +35,17 @@ ALLOWED: Mapping[Role, frozenset[str]] = {
 """Which command types a role may sign; `*` stands for all."""
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing key. `secret` is base64 and never leaves its file."""
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key. `secret` (base64, 32 bytes) never leaves its file; a verifier's ed25519 key has none.
+
+    `public` (base64, 32 bytes) is there for ed25519 only.
+    """
 
     id: str
-    algorithm: Literal["hmac-sha256"]
-    secret: str
+    algorithm: Algorithm
     role: Role
+    secret: str = ""
+    public: str = ""
 
     def __repr__(self) -> str:
         return f"Key(id={self.id!r}, algorithm={self.algorithm!r}, role={self.role!r})"
@@ -53,24 +64,64 @@ class InvalidKey(ValueError):
 
 
 def sign(raw: bytes, key: Key) -> str:
-    """The signature of `raw` by `key`, in hex."""
-    return hmac.new(base64.b64decode(key.secret), raw, hashlib.sha256).hexdigest()
+    """The signature of `raw` by `key`, in hex; raises InvalidKey when the key cannot sign."""
+    if not key.secret:
+        raise InvalidKey(f"key {key.id!r} is here without its secret: it can verify, not sign")
+    secret = base64.b64decode(key.secret)
+    if key.algorithm == "hmac-sha256":
+        return hmac.new(secret, raw, hashlib.sha256).hexdigest()
+    return _private(key.secret).sign(raw).hex()
 
 
 def verifies(raw: bytes, signature: str, key: Key) -> bool:
-    """Whether `signature` is that of `raw` by `key`; compared in constant time."""
-    return hmac.compare_digest(sign(raw, key).encode(), signature.encode())
+    """Whether `signature` is that of `raw` by `key`; an HMAC is compared in constant time."""
+    if key.algorithm == "hmac-sha256":
+        return hmac.compare_digest(sign(raw, key).encode(), signature.encode())
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        _public(key.public).verify(bytes.fromhex(signature), raw)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
-def create_key(directory: Path, id: str, role: Role) -> Key:
-    """Make a key with 256 random bits and write it to a new file of mode 0600 in `directory`."""
+def create_key(directory: Path, id: str, role: Role, algorithm: Algorithm = "hmac-sha256") -> Key:
+    """Make a key with 256 random bits and write it to a new file of mode 0600 in `directory`.
+
+    Raises FileExistsError when there is such a file.
+    """
     secret = base64.b64encode(secrets.token_bytes(32)).decode()
-    key = Key(id=id, algorithm="hmac-sha256", secret=secret, role=role)
+    public = ""
+    if algorithm == "ed25519":
+        public = base64.b64encode(_private(secret).public_key().public_bytes_raw()).decode()
+    key = Key(id=id, algorithm=algorithm, role=role, secret=secret, public=public)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(directory / f"{id}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.encode(key))
     return key
+
+
+def without_secret(key: Key) -> Key:
+    """The half of an ed25519 key that may be given away; raises InvalidKey for an HMAC key."""
+    if key.algorithm != "ed25519":
+        raise InvalidKey(f"key {key.id!r} is a shared secret: it has no public half")
+    return msgspec.structs.replace(key, secret="")
+
+
+@cache
+def _private(secret: str) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return ed25519.Ed25519PrivateKey.from_private_bytes(base64.b64decode(secret))
+
+
+@cache
+def _public(public: str) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(public))
 
 
 def load_key(directory: Path, id: str) -> Key:
@@ -85,9 +136,12 @@ def load_key(directory: Path, id: str) -> Key:
         raise InvalidKey(f"{path} can be read by others: chmod 600 it; replace the key if others log in here")
     try:
         key = msgspec.json.decode(raw, type=Key)
-        base64.b64decode(key.secret, validate=True)
+        halves = [base64.b64decode(half, validate=True) for half in (key.secret, key.public) if half]
     except (msgspec.MsgspecError, ValueError):
         raise InvalidKey(f"{path} does not hold a key") from None
+    wanted = key.public if key.algorithm == "ed25519" else key.secret
+    if not wanted or any(len(half) != 32 for half in halves):
+        raise InvalidKey(f"{path} does not hold a key of algorithm {key.algorithm!r}")
     if key.id != id:
         raise InvalidKey(f"{path} holds the key {key.id!r}: name the file after its key")
     return key
