@@ -1,0 +1,118 @@
+"""Server processes: how one is started, watched and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Process = subprocess.Popen[bytes]
+
+
+class StartFailed(Exception):
+    """Raised when a server ended, or did not answer in time, while it was starting."""
+
+    def __init__(self, name: str, reason: str, log: Path) -> None:
+        super().__init__(f"{name} did not start: {reason} (log: {log})")
+        self.name = name
+        self.reason = reason
+        self.log = log
+
+
+class PortTaken(StartFailed):
+    """Raised when a server ended because another process listens on its port."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process is started and asked to end.
+
+    `user` is the uid (and gid) it changes to, None for ours. `stop_signal` asks it to end in
+    order, `hurry_signal` at once; `grace` is how long, in seconds, it may take over either.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+    env: Mapping[str, str] | None = None
+    user: int | None = None
+    stop_signal: int = signal.SIGTERM
+    hurry_signal: int = signal.SIGKILL
+    grace: float = 5.0
+    pass_fds: tuple[int, ...] = field(default=())
+
+
+def spawn(launch: Launch) -> Process:
+    """Start `launch` in a session of its own, without input, its output appended to its log."""
+    launch.log.parent.mkdir(parents=True, exist_ok=True)
+    with launch.log.open("ab") as log:
+        return subprocess.Popen(
+            launch.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=None if launch.env is None else dict(launch.env),
+            user=launch.user,
+            group=launch.user,
+            extra_groups=None if launch.user is None else [],
+            umask=0o077,
+            start_new_session=True,
+            pass_fds=launch.pass_fds,
+        )
+
+
+def signal_group(process: Process, sign: int) -> None:
+    """Send `sign` to everything in the session that `process` leads; gone ones are no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, sign)
+
+
+def end(process: Process, launch: Launch, *, hurry: bool = False) -> None:
+    """Ask `process` to end, wait for its grace, then kill it and what is left of its group."""
+    if process.poll() is None:
+        process.send_signal(launch.hurry_signal if hurry else launch.stop_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(launch.grace)
+    signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def wait_until(
+    launch: Launch, process: Process, ready: Callable[[], bool], *, since: int, timeout: float = 30.0
+) -> None:
+    """Return once `ready()`; `since` is the length in bytes of the log before the start.
+
+    Raises PortTaken or StartFailed when the process ends first or `timeout` (seconds) passes; the
+    process is killed then.
+    """
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if process.poll() is not None:
+            raise _reason(launch, since)
+        if time.monotonic() > deadline:
+            end(process, launch, hurry=True)
+            raise StartFailed(launch.name, f"no answer within {timeout:.0f} s", launch.log)
+        time.sleep(0.02)
+
+
+def log_size(launch: Launch) -> int:
+    """The length in bytes of the launch's log now, 0 where there is none."""
+    try:
+        return launch.log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _reason(launch: Launch, since: int) -> StartFailed:
+    with launch.log.open("rb") as log:
+        log.seek(since)
+        said = log.read().decode("utf-8", "replace").strip()
+    if "address already in use" in said.lower():
+        return PortTaken(launch.name, "its port was taken meanwhile", launch.log)
+    last = said.splitlines()[-1] if said else "it said nothing"
+    return StartFailed(launch.name, last, launch.log)

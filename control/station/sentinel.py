@@ -1,0 +1,98 @@
+"""Sentinels: `valkey-server --sentinel`, and what they say of the primary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from control.station.ask import NoAnswer, Refused, ask, ask_all
+from control.station.ports import LOOPBACK
+from control.station.process import Launch
+from control.station.valkey import Server, binary, quoted, write_private
+
+SERVICE = "tocsin"
+QUORUM = 2
+DOWN_AFTER_MS = 2000
+FAILOVER_TIMEOUT_MS = 10000
+
+
+def config(server: Server, password: str, primary: int) -> str:
+    """A Sentinel's first configuration file, watching the server on port `primary`.
+
+    The Sentinel rewrites it with what it learns. One password serves for the Sentinels among
+    themselves, for their clients and for the servers they watch.
+    """
+    return "\n".join(
+        [
+            f"bind {LOOPBACK}",
+            f"port {server.port}",
+            f"dir {quoted(str(server.folder))}",
+            f"requirepass {quoted(password)}",
+            f"sentinel sentinel-pass {quoted(password)}",
+            f"sentinel monitor {SERVICE} {LOOPBACK} {primary} {QUORUM}",
+            f"sentinel auth-pass {SERVICE} {quoted(password)}",
+            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+            f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}",
+            "",
+        ]
+    )
+
+
+def forget(server: Server) -> None:
+    """Drop what the Sentinel learned, so that the next start watches a primary named afresh."""
+    (server.folder / "sentinel.conf").unlink(missing_ok=True)
+
+
+def launch(server: Server, password: str, primary: int) -> Launch:
+    """Say how to start the Sentinel; `primary` counts only where it has learned nothing yet."""
+    path = server.folder / "sentinel.conf"
+    if not path.exists():
+        write_private(path, config(server, password, primary))
+    return Launch(server.name, (str(binary()), str(path), "--sentinel"), server.log)
+
+
+def named_by(port: int, password: str) -> int | None:
+    """The port of the primary that the Sentinel on `port` names; None where it does not answer."""
+    try:
+        address = ask(port, password, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+    except (NoAnswer, Refused):
+        return None
+    return int(address[1]) if address else None
+
+
+def majority(named: Iterable[int | None]) -> int | None:
+    """The port that more than half of all Sentinels name (None: no answer), if there is one."""
+    votes = list(named)
+    for port, count in Counter(votes).most_common(1):
+        if port is not None and count * 2 > len(votes):
+            return port
+    return None
+
+
+def named_primary(sentinels: Iterable[int], password: str) -> int | None:
+    """The port of the primary that a majority of the Sentinels on these ports names."""
+    return majority(named_by(port, password) for port in sentinels)
+
+
+def sees_all(port: int, password: str, *, replicas: int, sentinels: int) -> bool:
+    """Whether the Sentinel on `port` knows so many replicas and other Sentinels, and deems none down."""
+    try:
+        facts, known = ask_all(
+            port,
+            password,
+            ("SENTINEL", "MASTER", SERVICE),
+            ("SENTINEL", "REPLICAS", SERVICE),
+        )
+    except (NoAnswer, Refused):
+        return False
+    primary = _pairs(facts)
+    healthy = [one for one in map(_pairs, known) if one["flags"] == "slave"]
+    return (
+        primary["flags"] == "master"
+        and int(primary["num-other-sentinels"]) == sentinels
+        and len(healthy) == replicas
+    )
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
