@@ -11,7 +11,7 @@ from threading import Event
 
 FIRST = 0.2
 """Seconds before the second attempt, at most."""
-LONGEST = 5.0
+LONGEST = 2.0
 """Seconds between attempts, at most."""
 
 
@@ -35,4 +35,4 @@ class Backoff:
 
 def ceiling(failures: int) -> float:
     """The longest wait, in seconds, after so many failures in a row."""
-    return min(LONGEST, FIRST * 2 ** min(failures - 1, 16))
+    return min(LONGEST, FIRST * 2.0 ** min(failures - 1, 16))

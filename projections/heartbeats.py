@@ -85,7 +85,11 @@ def judge(beats: Mapping[str, datetime | None], at: datetime, *, told_by: str = 
     """
     if not beats:
         return Health(
-            status="down", healthy=False, message="no ingest node was ever seen", age_seconds=None, last_heartbeat=None
+            status="down",
+            healthy=False,
+            message="no ingest node was ever seen",
+            age_seconds=None,
+            last_heartbeat=None,
         )
     node, last = min(beats.items(), key=lambda item: (item[1] or datetime.min.replace(tzinfo=UTC), item[0]))
     age = age_seconds(last, at)
@@ -108,5 +112,3 @@ def judge(beats: Mapping[str, datetime | None], at: datetime, *, told_by: str = 
 
 def _ago(age: float) -> str:
     return f"{age:.0f} s" if age < 600 else str(timedelta(seconds=round(age)))
-
-

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from sqlalchemy import Connection, select
+
+from projections.tables import positions
 from streams.connection import Link
 from streams.names import STATION_LANE, StationKeys, floating_lanes, node_lane
 from streams.settings import Settings
@@ -26,3 +29,8 @@ def claimed_lanes(link: Link, keys: StationKeys) -> list[str]:
 def nodes_of(lanes: list[str]) -> list[str]:
     """The nodes whose own lanes are among `lanes`."""
     return [lane.removeprefix("node.") for lane in lanes if lane.startswith("node.")]
+
+
+def folded_lanes(connection: Connection) -> list[str]:
+    """The lanes that were folded before, whether or not anything names them today."""
+    return sorted(connection.scalars(select(positions.c.lane).distinct()))

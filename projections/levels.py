@@ -35,7 +35,9 @@ _decode = msgspec.json.Decoder(list[Level]).decode
 class Levels:
     """Follows the telemetry of all lanes. `run` is the body of a thread; `take` is called from another."""
 
-    def __init__(self, link: Link, keys: StationKeys, lanes: Callable[[], Iterable[str]], stopping: Event) -> None:
+    def __init__(
+        self, link: Link, keys: StationKeys, lanes: Callable[[], Iterable[str]], stopping: Event
+    ) -> None:
         self._link = link
         self._keys = keys
         self._lanes = lanes

@@ -35,14 +35,14 @@ ALL = (SOURCES, COMMANDS)
 
 def concerned(projection: Projection, events: list[Logged]) -> set[str]:
     """The ids of all rows that `events` may change."""
-    return {id for logged in events if (id := projection.concerns(logged.event)) is not None}
+    return {key for logged in events if (key := projection.concerns(logged.event)) is not None}
 
 
 def fold_all(projection: Projection, rows: dict[str, Any], events: list[Logged]) -> dict[str, Any]:
     """The rows by id after `events`; None stands for a row that there is no more."""
     after: dict[str, Any] = dict(rows)
     for logged in events:
-        id = projection.concerns(logged.event)
-        if id is not None:
-            after[id] = projection.fold(after.get(id), logged)
+        key = projection.concerns(logged.event)
+        if key is not None:
+            after[key] = projection.fold(after.get(key), logged)
     return after

@@ -24,6 +24,7 @@ from projections.store import (
     NewerVersion,
     PositionLost,
     advance,
+    last_checked,
     load_rows,
     note_trouble,
     read_position,
@@ -123,6 +124,8 @@ class Runner:
     def positions(self) -> Positions:
         """Where each projection stands in the lane, by projection name."""
         with self._engine.begin() as connection:
+            if self.checked_at is None:
+                self.checked_at = last_checked(connection, self.lane)
             return {
                 projection.name: read_position(connection, projection, self.lane)
                 for projection in self._projections
@@ -196,5 +199,3 @@ def check_joined(position: Position, events: list[Logged]) -> None:
         if logged.event.prev != position.hash:
             raise LogBroken(f"event {logged.event.seq} does not follow the one that was folded before it")
         position = Position(logged.event.seq, logged.hash)
-
-

@@ -54,11 +54,6 @@ class Written(msgspec.Struct, frozen=True):
     shown: SourceView
 
 
-def index_key(keys: StationKeys) -> str:
-    """The key of the list of all sources' ids."""
-    return keys.source_snapshot("").removesuffix("source:") + "sources"
-
-
 def is_due(view: SourceView, written: Written | None, when: float) -> bool:
     """Whether the snapshot of a source must be written now."""
     if written is None or msgspec.structs.replace(written.shown, as_of=view.as_of) != view:
@@ -121,20 +116,20 @@ class Snapshots:
         if as_of is None or self._another_is_fresher(as_of):
             return
         views = self._views(lanes)
-        commands: list[tuple[Any, ...]] = []
-        for id in self._written.keys() - self._rows.keys():
-            commands.append(("DEL", self._keys.source_snapshot(id)))
-        for id, view in views.items():
-            if is_due(view, self._written.get(id), when):
-                commands += _put(self._keys.source_snapshot(id), view.as_of, view)
-                self._written[id] = Written(when, view)
+        gone = self._written.keys() - self._rows.keys()
+        commands: list[tuple[Any, ...]] = [("DEL", self._keys.source_snapshot(source)) for source in gone]
+        for source, view in views.items():
+            if is_due(view, self._written.get(source), when):
+                commands += _put(self._keys.source_snapshot(source), view.as_of, view)
+                self._written[source] = Written(when, view)
         ids = sorted(self._rows)
         if ids != self._index[1] or when - self._index[0] >= RUNNING_EVERY:
-            commands += _put(index_key(self._keys), as_of, ids)
+            commands += _put(self._keys.source_index, as_of, ids)
             self._index = (when, ids)
         if commands:
             self._link.batch(commands)
-        self._written = {id: written for id, written in self._written.items() if id in self._rows}
+        for source in gone:
+            del self._written[source]
 
     def _load(self) -> None:
         """Read the rows again if they may have changed; keep those we have while Postgres is away."""
@@ -155,23 +150,23 @@ class Snapshots:
     def _views(self, lanes: Mapping[str, LaneState]) -> dict[str, SourceView]:
         levels = self._levels()
         views = {}
-        for id, row in self._rows.items():
+        for source, row in self._rows.items():
             lane = lanes.get(row["lane"])
             if lane is None or lane.checked_at is None or self._rows_at is None:
                 continue  # not caught up yet: what is written of it may be newer than what we have
-            views[id] = msgspec.convert(
+            views[source] = msgspec.convert(
                 {
                     **row,
                     "as_of": min(self._rows_at, lane.checked_at),
                     "trouble": lane.trouble,
-                    "level": levels.get((row["lane"], id)) if row["state"] == "running" else None,
+                    "level": levels.get((row["lane"], source)) if row["state"] == "running" else None,
                 },
                 SourceView,
             )
         return views
 
     def _another_is_fresher(self, as_of: datetime) -> bool:
-        at = self._link.call("HGET", index_key(self._keys), "at")
+        at = self._link.call("HGET", self._keys.source_index, "at")
         try:
             theirs = msgspec.convert(at.decode(), datetime) if at else None
         except msgspec.ValidationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -30,11 +31,15 @@ def read_position(connection: Connection, projection: Projection, lane: str) -> 
     """
     stands = _at(projection, lane)
     _enter(connection, projection, lane)
-    row = connection.execute(select(positions.c.version, positions.c.seq, positions.c.hash).where(stands)).one()
+    row = connection.execute(
+        select(positions.c.version, positions.c.seq, positions.c.hash).where(stands)
+    ).one()
     if row.version == projection.version:
         return Position(row.seq, row.hash)
     if row.version > projection.version:
-        raise NewerVersion(f"{projection.name} is folded by version {row.version}, this is {projection.version}")
+        raise NewerVersion(
+            f"{projection.name} is folded by version {row.version}, this is {projection.version}"
+        )
     connection.execute(delete(positions).where(stands))
     connection.execute(delete(projection.table).where(projection.table.c.lane == lane))
     _enter(connection, projection, lane)
@@ -56,7 +61,9 @@ def _enter(connection: Connection, projection: Projection, lane: str) -> None:
     )
 
 
-def advance(connection: Connection, projection: Projection, lane: str, before: Position, after: Position) -> None:
+def advance(
+    connection: Connection, projection: Projection, lane: str, before: Position, after: Position
+) -> None:
     """Move the position from `before` to `after`, by compare-and-set; raises PositionLost.
 
     The position's row stays locked until the transaction ends, so rows that are read after this
@@ -85,7 +92,15 @@ def note_trouble(connection: Connection, projection: Projection, lane: str, trou
     )
 
 
-def load_rows(connection: Connection, projection: Projection, lane: str, ids: Iterable[str]) -> dict[str, Any]:
+def last_checked(connection: Connection, lane: str) -> datetime | None:
+    """When the lane was last known to be folded to its end by all projections; None: never."""
+    times = connection.scalars(select(positions.c.checked_at).where(positions.c.lane == lane)).all()
+    return None if None in times else min(times, default=None)
+
+
+def load_rows(
+    connection: Connection, projection: Projection, lane: str, ids: Iterable[str]
+) -> dict[str, Any]:
     """The lane's rows with these ids, as the projection's row type."""
     table = projection.table
     wanted = [table.c[name] for name in projection.row.__struct_fields__]
@@ -96,10 +111,12 @@ def load_rows(connection: Connection, projection: Projection, lane: str, ids: It
 def write_rows(connection: Connection, projection: Projection, lane: str, rows: Mapping[str, Any]) -> None:
     """Put the lane's rows by id; None deletes."""
     table = projection.table
-    gone = sorted(id for id, row in rows.items() if row is None)
+    gone = sorted(key for key, row in rows.items() if row is None)
     if gone:
         connection.execute(delete(table).where(table.c.lane == lane, table.c.id.in_(gone)))
-    kept = [{"lane": lane, **msgspec.structs.asdict(rows[id])} for id in sorted(rows) if rows[id] is not None]
+    kept = [
+        {"lane": lane, **msgspec.structs.asdict(rows[key])} for key in sorted(rows) if rows[key] is not None
+    ]
     if kept:
         put = insert(table)
         fields = {column.name: put.excluded[column.name] for column in table.c if not column.primary_key}

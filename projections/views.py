@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+from sqlalchemy import Row
 
 STALE_AFTER = 15.0
 """Seconds."""
@@ -121,6 +122,6 @@ def source_view(row: Mapping[str, Any], **more: Any) -> SourceView:
     return msgspec.convert({**row, **more}, SourceView)
 
 
-def command_view(row: Mapping[str, Any]) -> CommandView:
+def command_view(row: Row[Any]) -> CommandView:
     """A view of a row of `commands`."""
-    return msgspec.convert(dict(row), CommandView)
+    return msgspec.convert(dict(row._mapping), CommandView)

@@ -57,8 +57,8 @@ def fold(row: CommandRow | None, logged: Logged) -> CommandRow | None:
     never displaces a result, and a result displaces it.
     """
     event = logged.event
-    id = concerns(event)
-    if id is None:
+    command = concerns(event)
+    if command is None:
         return row
     if row is not None and row.reason not in FOREIGN:
         return row
@@ -66,7 +66,7 @@ def fold(row: CommandRow | None, logged: Logged) -> CommandRow | None:
         return row
     request = _request(text(event.data, "request"))
     return CommandRow(
-        id=id,
+        id=command,
         source=(printable(event.source) or text(request, "source") or "")[:LONGEST_ID],
         type=text(event.data, "type") or text(request, "type") or "",
         key=text(request, "key") or "",
