@@ -1,4 +1,4 @@
-"""What holds for every test: fixtures by name, an honest list of skipped real parts, no process left behind."""
+"""What holds for every test: fixtures, an honest list of skipped real parts, no process left behind."""
 
 from __future__ import annotations
 

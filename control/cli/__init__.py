@@ -1,0 +1,1 @@
+"""The verbs of the `tocsin` command, a module for each noun."""

@@ -1,0 +1,60 @@
+"""The outcome of a command, told; its exit code is that of CONTRACT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from control import outcomes
+from control.cli import options, show
+from control.cli.trouble import Trouble
+from streams.messages import Answer
+
+REASONS = {
+    "unknown_source": "tocsin source list shows those there are",
+    "exists": "tocsin source show ID shows it; tocsin source update ID changes it",
+    "unauthorised": "the key that signs here (settings: keys.sign_with) may not do this",
+    "not_yet_valid": "this machine's clock is ahead of the servers'; set it by NTP",
+    "parked": "its handler crashed three times; the ingest node's log says why",
+}
+"""What to do about a reason."""
+
+
+def tell(type: str, source: str, answer: Answer) -> None:
+    """Print what became of a command; raise Trouble unless it was completed."""
+    command: dict[str, Any] = {"type": type, "source": source}
+    command |= {name: value for name, value in msgspec.to_builtins(answer).items() if value is not None}
+    if answer.outcome == "completed":
+        if options.wants_json():
+            show.as_json({"command": command})
+        else:
+            click.echo(f"{source}: {_done(type, answer)} (command {answer.id})")
+        return
+    raise NotCompleted(command)
+
+
+class NotCompleted(Trouble):
+    """Raised when a command was not completed; with --json it prints the command, not an error."""
+
+    def __init__(self, command: dict[str, Any]) -> None:
+        outcome, reason = command["outcome"], command.get("reason") or ""
+        by = f" by {command['by']}" if command.get("by") else ""
+        super().__init__(
+            f"{command['source']}: {command['type']} {outcome}{by}{': ' + reason if reason else ''}",
+            why=command.get("detail") or "",
+            next=REASONS.get(reason, f"tocsin command show {command['id']}"),
+            code=outcomes.EXIT_CODES[outcome],
+        )
+        self.command = command
+
+    def as_json(self) -> dict[str, Any]:
+        return {"command": self.command}
+
+
+def _done(type: str, answer: Answer) -> str:
+    verb = type.partition(".")[2]
+    past = {"add": "added", "update": "updated", "remove": "removed"}.get(verb, "")
+    parts = [part for part in (past, answer.state) if part]
+    return ", ".join(parts) or "done"

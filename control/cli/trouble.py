@@ -1,0 +1,141 @@
+"""What went wrong, told to a person: what, why, and what to do next; with the exit code of CONTRACT."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from control import outcomes
+
+
+class Trouble(click.ClickException):
+    """Raised by a verb that cannot do what was asked; ends the command with `exit_code`."""
+
+    def __init__(
+        self, what: str, *, why: str = "", next: str = "", code: int = outcomes.FAULT, **facts: Any
+    ) -> None:
+        super().__init__(what)
+        self.why = why
+        self.next = next
+        self.exit_code = code  # type: ignore[misc]  # click declares it for the class
+        self.facts = facts
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as one object, for --json."""
+        told = {
+            "what": self.message,
+            "why": self.why,
+            "next": self.next,
+            "exit_code": self.exit_code,
+            **self.facts,
+        }
+        return {"error": {name: value for name, value in told.items() if value not in ("", None)}}
+
+    def tell(self, *, as_json: bool) -> None:
+        """Write it to standard error, and as JSON to standard output where that was asked for."""
+        if as_json:
+            click.echo(json.dumps(self.as_json(), ensure_ascii=False))
+        click.echo(f"{_red('tocsin:')} {self.message}", err=True)
+        if self.why:
+            click.echo(f"  why:  {self.why}", err=True)
+        if self.next:
+            click.echo(f"  next: {self.next}", err=True)
+
+
+def _red(text: str) -> str:
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return click.style(text, fg="red", bold=True) if coloured else text
+
+
+def explain(error: Exception) -> Trouble:
+    """What a person should be told of `error`; what is not foreseen is a fault of the tool itself."""
+    # Only here, once something went wrong: --help must not cost these imports.
+    from redis.exceptions import RedisError
+
+    from control.place import FolderNeeded, NoStation
+    from control.readapi import Away, NotFound
+    from streams.connection import Unreachable
+    from streams.names import InvalidName
+    from streams.settings import InvalidSettings
+    from streams.signing import InvalidKey
+    from streams.submit import InDoubt, NoAnswer, Refused
+
+    match error:
+        case NoAnswer():
+            return Trouble(
+                "no answer yet",
+                why=str(error),
+                next=f"ask again: tocsin command show {error.id}",
+                code=outcomes.NO_ANSWER_YET,
+                id=error.id,
+            )
+        case InDoubt():
+            return Trouble(
+                "nobody knows whether the command was accepted",
+                why=str(error),
+                next=f"once the station is back, repeat this command with --id {error.id}",
+                code=outcomes.UNREACHABLE,
+                id=error.id,
+            )
+        case Refused():
+            return Trouble(
+                f"rejected: {error.reason}",
+                why=str(error),
+                code=outcomes.EXIT_CODES["rejected"],
+                outcome="rejected",
+                reason=error.reason,
+                field=error.field,
+            )
+        case Unreachable():
+            sent = "whether it had any effect is not known" if error.sent else "nothing was submitted"
+            return Trouble(
+                f"the station cannot be reached; {sent}",
+                why=error.detail,
+                next="tocsin doctor says what is down; tocsin up starts your own station",
+                code=outcomes.UNREACHABLE,
+            )
+        case Away():
+            return Trouble(
+                "the station's web process cannot be reached",
+                why=str(error),
+                next="tocsin doctor says what is down; tocsin up starts your own station",
+                code=outcomes.UNREACHABLE,
+            )
+        case NotFound():
+            return Trouble(
+                str(error),
+                next="what was just submitted can take a second to show; try again" if error.fresh else "",
+                code=outcomes.EXIT_CODES["rejected"],
+                reason=error.reason,
+            )
+        case NoStation():
+            return Trouble(
+                str(error),
+                next="start one with: tocsin up   (or name another: --station DIR)",
+                code=outcomes.UNREACHABLE,
+            )
+        case FolderNeeded():
+            return Trouble(str(error), next="give the folder: --station DIR", code=outcomes.WRONG_USAGE)
+        case InvalidName():
+            return Trouble(str(error), code=outcomes.WRONG_USAGE, field=error.field)
+        case InvalidSettings():
+            return Trouble(
+                "the settings cannot be used",
+                why=str(error),
+                next="docs/configuration.md lists every key",
+                code=outcomes.WRONG_USAGE,
+                field=error.field,
+            )
+        case InvalidKey():
+            return Trouble("no command can be signed here", why=str(error), code=outcomes.WRONG_USAGE)
+        case RedisError():
+            return Trouble("Redis refused", why=str(error), next="tocsin doctor", code=outcomes.UNREACHABLE)
+        case _:
+            return Trouble(
+                f"a fault of the tool itself: {type(error).__name__}: {error}",
+                next="TOCSIN_DEBUG=1 shows where; please report it",
+            )

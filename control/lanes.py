@@ -1,0 +1,15 @@
+"""Which lanes a station has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streams.names import STATION_LANE, floating_lanes, node_lane
+from streams.settings import Settings
+
+
+def all_lanes(settings: Settings, claimed: Mapping[str, str]) -> list[str]:
+    """The floating lanes, this node's, those of the sources claimed (source → lane), and the station's."""
+    wired = {node_lane(settings.ingest.node), *claimed.values()}
+    floating = floating_lanes(settings.station.lanes)
+    return [*floating, *sorted(wired - set(floating) - {STATION_LANE}), STATION_LANE]

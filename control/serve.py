@@ -1,0 +1,48 @@
+"""The web server: granian around an ASGI app, in this process, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+log = structlog.get_logger("control.serve")
+
+
+def free_port(host: str) -> int:
+    """A port that is free on `host` now."""
+    with socket.create_server((host, 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+def serve(app: Any, *, host: str, port: int, before_stop: Callable[[], None]) -> None:
+    """Serve `app`; port 0 takes any free one. `before_stop` ends what keeps clients waiting.
+
+    Raises OSError when the port is taken. Call it from the main thread.
+    """
+    asyncio.run(_serve(app, host, port or free_port(host), before_stop))
+
+
+async def _serve(app: Any, host: str, port: int, before_stop: Callable[[], None]) -> None:
+    server = Server(
+        app, address=host, port=port, interface=Interfaces.ASGI, websockets=False, log_enabled=False
+    )
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        before_stop()
+        # In the next turn of the loop, when the feeds have been told and have ended.
+        loop.call_later(0.05, server.stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    log.info("web process serves", url=f"http://{host}:{port}")
+    await server.serve()
+    log.info("web process stopped")
