@@ -21,9 +21,10 @@ from projections.folds.commands import FOREIGN
 from projections.heartbeats import judge, kept_heartbeats, read_heartbeats
 from projections.lanes import claimed_lanes, nodes_of
 from projections.links import Links
+from projections.rows import columns, structs
 from projections.sources import all_sources
 from projections.tables import commands, positions
-from projections.views import CommandView, Envelope, Health, SourceView, command_view, envelope, source_view
+from projections.views import CommandView, Envelope, Health, SourceView, envelope
 from streams.connection import Link, Unreachable, connect
 from streams.messages import now
 from streams.names import StationKeys
@@ -117,25 +118,26 @@ class Reads:
 
     def commands(self, *, limit: int = 50, source: str | None = None) -> Envelope[list[CommandView]]:
         """The latest results, newest first, of one source or of all. Raises Away."""
-        wanted = select(commands).order_by(desc(commands.c.finished_at), desc(commands.c.seq)).limit(limit)
+        wanted = select(*columns(commands, CommandView)).limit(limit)
+        wanted = wanted.order_by(desc(commands.c.finished_at), desc(commands.c.seq))
         if source is not None:
             wanted = wanted.where(commands.c.source == source)
         with self._database() as connection:
-            rows = [command_view(row) for row in connection.execute(wanted)]
+            rows = structs(commands, CommandView, list(connection.execute(wanted)))
             as_of = _folded_at(connection)
         return envelope(rows, "database", as_of=as_of, at=now(), redis_away=self._redis_away())
 
     def command(self, id: str) -> Envelope[CommandView]:
         """What became of a command. Raises Unknown while no result of it is known, Away."""
-        wanted = select(commands).where(commands.c.id == id)
+        wanted = select(*columns(commands, CommandView)).where(commands.c.id == id).limit(1)
         # The command's own result comes before rejections of other bytes under its id.
         foreign = case((commands.c.reason.in_(FOREIGN), 1), else_=0)
         with self._database() as connection:
-            row = connection.execute(wanted.order_by(foreign, commands.c.finished_at).limit(1)).first()
+            rows = list(connection.execute(wanted.order_by(foreign, commands.c.finished_at)))
             as_of = _folded_at(connection)
-        if row is None:
+        if not rows:
             raise Unknown("command result", id)
-        view = command_view(row)
+        view = structs(commands, CommandView, rows)[0]
         return envelope(view, "database", as_of=as_of, at=now(), redis_away=self._redis_away())
 
     def health(self) -> Health:
@@ -154,7 +156,7 @@ class Reads:
                 with self._database() as connection:
                     beats = {**kept_heartbeats(connection), **beats}
                     if redis_away:
-                        expected.update(nodes_of([row["lane"] for row in all_sources(connection)]))
+                        expected.update(nodes_of([row.lane for row in all_sources(connection)]))
             except Away:
                 if redis_away:
                     raise
@@ -184,10 +186,9 @@ class Reads:
 
     def standings(self) -> list[Standing]:
         """Where every projection stands in every lane. Raises Away."""
-        wanted = select(*[positions.c[name] for name in Standing.__struct_fields__])
+        wanted = select(*columns(positions, Standing)).order_by(positions.c.lane, positions.c.projection)
         with self._database() as connection:
-            rows = connection.execute(wanted.order_by(positions.c.lane, positions.c.projection))
-            return [msgspec.convert(dict(row._mapping), Standing) for row in rows]
+            return structs(positions, Standing, list(connection.execute(wanted)))
 
     def _snapshots(self, link: Link) -> tuple[datetime | None, dict[str, SourceView | None]] | None:
         """When the snapshots were true, and each; None where nobody has written any."""
@@ -206,12 +207,9 @@ class Reads:
             lanes = {row.lane: row for row in connection.execute(_STANDING)}
         views = []
         for row in rows:
-            lane = lanes.get(row["lane"])
-            views.append(
-                source_view(
-                    row, as_of=lane.checked_at if lane else None, trouble=lane.trouble if lane else None
-                )
-            )
+            lane = lanes.get(row.lane)
+            checked_at, trouble = (lane.checked_at, lane.trouble) if lane else (None, None)
+            views.append(msgspec.structs.replace(row, as_of=checked_at, trouble=trouble))
         times = [view.as_of for view in views] or [
             max((lane.checked_at for lane in lanes.values() if lane.checked_at), default=None)
         ]

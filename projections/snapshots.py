@@ -83,7 +83,7 @@ class Snapshots:
         self._lanes = lanes
         self._changed = changed
         self._stopping = stopping
-        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._rows: dict[str, SourceView] = {}
         self._rows_at: datetime | None = None
         self._loaded = float("-inf")
         self._written: dict[str, Written] = {}
@@ -141,7 +141,7 @@ class Snapshots:
         asked = now()
         try:
             with self._engine.connect() as connection:
-                self._rows = {row["id"]: row for row in all_sources(connection)}
+                self._rows = {row.id: row for row in all_sources(connection)}
         except SQLAlchemyError as error:
             self._log.debug("rows cannot be read", detail=str(error))
             return
@@ -151,17 +151,14 @@ class Snapshots:
         levels = self._levels()
         views = {}
         for source, row in self._rows.items():
-            lane = lanes.get(row["lane"])
+            lane = lanes.get(row.lane)
             if lane is None or lane.checked_at is None or self._rows_at is None:
                 continue  # not caught up yet: what is written of it may be newer than what we have
-            views[source] = msgspec.convert(
-                {
-                    **row,
-                    "as_of": min(self._rows_at, lane.checked_at),
-                    "trouble": lane.trouble,
-                    "level": levels.get((row["lane"], source)) if row["state"] == "running" else None,
-                },
-                SourceView,
+            views[source] = msgspec.structs.replace(
+                row,
+                as_of=min(self._rows_at, lane.checked_at),
+                trouble=lane.trouble,
+                level=levels.get((row.lane, source)) if row.state == "running" else None,
             )
         return views
 

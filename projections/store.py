@@ -11,6 +11,7 @@ from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from projections.projection import Projection
+from projections.rows import columns, structs
 from projections.tables import positions
 from streams.tail import START, Position
 
@@ -103,9 +104,9 @@ def load_rows(
 ) -> dict[str, Any]:
     """The lane's rows with these ids, as the projection's row type."""
     table = projection.table
-    wanted = [table.c[name] for name in projection.row.__struct_fields__]
-    found = connection.execute(select(*wanted).where(table.c.lane == lane, table.c.id.in_(sorted(ids))))
-    return {row.id: msgspec.convert(row._mapping, projection.row) for row in found}
+    wanted = select(*columns(table, projection.row)).where(table.c.lane == lane, table.c.id.in_(sorted(ids)))
+    found = list(connection.execute(wanted))
+    return {row.id: row for row in structs(table, projection.row, found)}
 
 
 def write_rows(connection: Connection, projection: Projection, lane: str, rows: Mapping[str, Any]) -> None:

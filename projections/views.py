@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
-from sqlalchemy import Row
 
 STALE_AFTER = 15.0
 """Seconds."""
@@ -115,13 +113,3 @@ def envelope(
 def age_seconds(then: datetime | None, at: datetime) -> float | None:
     """Seconds from `then` to `at`, never negative: clocks of two machines differ a little."""
     return None if then is None else round(max(0.0, (at - then) / timedelta(seconds=1)), 3)
-
-
-def source_view(row: Mapping[str, Any], **more: Any) -> SourceView:
-    """A view of a row of `sources`, together with what the row does not hold."""
-    return msgspec.convert({**row, **more}, SourceView)
-
-
-def command_view(row: Row[Any]) -> CommandView:
-    """A view of a row of `commands`."""
-    return msgspec.convert(dict(row._mapping), CommandView)
