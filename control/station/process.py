@@ -13,6 +13,9 @@ from pathlib import Path
 
 Process = subprocess.Popen[bytes]
 
+LAST_WORDS = 16384
+"""How much of a log, in bytes, is read to say why its process ended."""
+
 
 class StartFailed(Exception):
     """Raised when a server ended, or did not answer in time, while it was starting."""
@@ -93,7 +96,7 @@ def wait_until(
     deadline = time.monotonic() + timeout
     while not ready():
         if process.poll() is not None:
-            raise _reason(launch, since)
+            raise failure(launch, since)
         if time.monotonic() > deadline:
             end(process, launch, hurry=True)
             raise StartFailed(launch.name, f"no answer within {timeout:.0f} s", launch.log)
@@ -108,9 +111,10 @@ def log_size(launch: Launch) -> int:
         return 0
 
 
-def _reason(launch: Launch, since: int) -> StartFailed:
+def failure(launch: Launch, since: int) -> StartFailed:
+    """Why a process ended, by its log from `since` (bytes) on: PortTaken or StartFailed."""
     with launch.log.open("rb") as log:
-        log.seek(since)
+        log.seek(max(since, log_size(launch) - LAST_WORDS))
         said = log.read().decode("utf-8", "replace").strip()
     if "address already in use" in said.lower():
         return PortTaken(launch.name, "its port was taken meanwhile", launch.log)

@@ -1,0 +1,319 @@
+"""`tocsin up` and `tocsin down`: a whole station on this machine, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from control.station import folder as place
+from control.station import instance, postgres
+from control.station.account import NoAccount
+from control.station.folder import Folder
+from control.station.process import Launch, PortTaken, Process
+from control.station.redis_set import RedisSet
+from control.station.supervisor import Child, Say, Supervisor, Warden
+from streams.server_check import WrongServer
+from streams.settings import Settings, load
+
+ROOMS = ("ingest", "projections", "web")
+ROOM_GRACE = 10.0
+"""Seconds that a python child may take to end in order."""
+NEW_PORTS = 3
+"""How often a start is tried with other ports, where one was taken meanwhile."""
+WORRY = 30.0
+"""Seconds after which an unfinished start is explained, and again after each such span."""
+FATAL = (NoAccount, WrongServer, FileNotFoundError)
+"""What no second try can mend."""
+
+Command = Callable[[Folder], Sequence[str]]
+Ready = Callable[[Settings], bool]
+Demo = Callable[[Settings], None]
+
+
+class UpFailed(Exception):
+    """Raised when the station cannot be started and trying again would not help."""
+
+
+class StillRunning(Exception):
+    """Raised by `down` when the station has not ended in time."""
+
+
+def room_command(room: str) -> Command:
+    """How a room's process is started: by the `tocsin` command of this very Python."""
+
+    def argv(folder: Folder) -> Sequence[str]:
+        return (sys.executable, "-m", "control.composition", "run", room, "--station", str(folder.path))
+
+    return argv
+
+
+ROOM_COMMANDS: Mapping[str, Command] = {room: room_command(room) for room in ROOMS}
+
+
+def web_is_ready(settings: Settings) -> bool:
+    """Whether the web process answers GET /readyz with 200: it and all it needs are there."""
+    connection = HTTPConnection(_reached(settings.web.host), settings.web.port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def print_line(line: str) -> None:
+    """Tell the operator at once, also through a pipe."""
+    print(line, flush=True)  # noqa: T201
+
+
+def up(
+    path: Path,
+    *,
+    demo: Demo | None = None,
+    commands: Mapping[str, Command] = ROOM_COMMANDS,
+    ready: Ready = web_is_ready,
+    say: Say = print_line,
+) -> None:
+    """Run the station in the folder `path` until SIGINT, SIGTERM or SIGHUP; a second one hurries.
+
+    `commands` are started beside the servers; `ready` is asked with the settings until it is true;
+    `demo` is called once after that. Must be called in the main thread.
+    Raises AlreadyRunning, UpFailed, InvalidSettings.
+    """
+    folder = place.prepare(path)
+    with instance.only_one(folder) as lock:
+        for name in instance.end_leftovers(folder):
+            say(f"{name} of an earlier station still ran and was ended")
+        for _ in range(NEW_PORTS):
+            try:
+                _Station(folder, lock, commands, ready, say).run(demo)
+            except PortTaken as error:
+                say(f"{error}; other ports are tried")
+                place.forget_ports(folder)
+            else:
+                return
+        raise UpFailed(f"{NEW_PORTS} times another process took a port while the station was starting")
+
+
+def down(path: Path, *, timeout: float = 40.0) -> bool:
+    """Ask the station that runs in the folder `path` to stop, and wait; whether there was one.
+
+    Raises StillRunning after `timeout` seconds.
+    """
+    folder = Folder(path.absolute())
+    running = instance.read(folder)
+    if running is None or not instance.is_alive(running.pid, running.started):
+        return False
+    os.kill(running.pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    while instance.is_alive(running.pid, running.started) or instance.is_held(folder):
+        if time.monotonic() > deadline:
+            raise StillRunning(f"the station in {folder.path} (pid {running.pid}) has not ended yet")
+        time.sleep(0.05)
+    return True
+
+
+class _Station:
+    """One run of a station."""
+
+    def __init__(
+        self, folder: Folder, lock: int, commands: Mapping[str, Command], ready: Ready, say: Say
+    ) -> None:
+        self._folder = folder
+        self._commands = commands
+        self._ready = ready
+        self._say = say
+        self._began = time.monotonic()
+        self._settings, ports = _configure(folder)
+        self._warden = Warden(lock, folder.log("warden"))
+        self._supervisor = Supervisor(self._warden, say, self._tell)
+        self._redis = RedisSet(folder, ports, self._supervisor, say)
+        self._database = postgres.Database(
+            folder.path / "postgres", folder.log("postgres"), ports[place.POSTGRES]
+        )
+        self._stop = threading.Event()
+
+    def run(self, demo: Demo | None) -> None:
+        """Start, tell, wait for the end, stop."""
+        with self._signals():
+            try:
+                self._say(f"Starting the station in {self._folder.path}")
+                self._start()
+                if self._await_ready():
+                    self._run_demo(demo)
+                    self._welcome()
+                self._stop.wait()
+            finally:
+                self._end()
+
+    def _start(self) -> None:
+        supervisor = self._supervisor
+        for child in self._redis.children():
+            supervisor.keep(child)
+        supervisor.keep(Child(place.POSTGRES, self._postgres, self._database.port))
+        for name, command in self._commands.items():
+            port = self._settings.web.port if name == place.WEB else None
+            supervisor.keep(Child(name, partial(self._room, name, command), port))
+        threading.Thread(target=self._redis.run, name="redis-set", daemon=True).start()
+
+    def _postgres(self) -> Launch:
+        postgres.create(self._database, self._folder.secret("postgres.password"))
+        postgres.forget_dead(self._database)
+        return postgres.launch(self._database)
+
+    def _room(self, name: str, command: Command) -> Launch:
+        return Launch(
+            name, tuple(command(self._folder)), self._folder.log(name), env=_environment(), grace=ROOM_GRACE
+        )
+
+    def _await_ready(self) -> bool:
+        """Wait until all is ready, saying what is; False when asked to stop first."""
+        stages: dict[str, Callable[[], bool]] = {
+            "Redis: a primary, two replicas in sync, three Sentinels": self._redis.ready,
+            "PostgreSQL": self._database_ready,
+            f"{', '.join(self._commands)}": lambda: self._ready(self._settings),
+        }
+        worry = WORRY
+        while stages:
+            if self._stop.wait(0.05):
+                return False
+            self._raise_fatal()
+            for stage in [stage for stage, ready in stages.items() if ready()]:
+                del stages[stage]
+                self._say(f"  {self._elapsed():4.1f} s  {stage}")
+            if self._elapsed() > worry:
+                worry += WORRY
+                self._explain(stages)
+        return True
+
+    def _run_demo(self, demo: Demo | None) -> None:
+        def run() -> None:
+            try:
+                if demo is not None:
+                    demo(self._settings)
+            except Exception as error:  # the station runs without it
+                self._say(f"the demo could not be set up: {error}")
+
+        thread = threading.Thread(target=run, name="demo", daemon=True)
+        thread.start()
+        while thread.is_alive() and not self._stop.is_set():
+            thread.join(0.05)
+
+    def _database_ready(self) -> bool:
+        process: Process | None = self._supervisor.process(place.POSTGRES)
+        return process is not None and postgres.ready(self._database, process)
+
+    def _raise_fatal(self) -> None:
+        faults = [fault for _, fault in self._supervisor.faults().values()]
+        if self._redis.fault is not None:
+            faults.append(self._redis.fault)
+        for fault in faults:
+            if isinstance(fault, PortTaken):
+                raise fault
+            if isinstance(fault, FATAL):
+                raise UpFailed(str(fault)) from fault
+
+    def _explain(self, stages: Mapping[str, object]) -> None:
+        self._say(f"  {self._elapsed():4.1f} s  still waiting for: {'; '.join(stages)}")
+        for name, (failures, fault) in self._supervisor.faults().items():
+            self._say(f"          {name} failed {failures} times: {fault}")
+        self._say(f"          the logs are in {self._folder.logs}")
+
+    def _welcome(self) -> None:
+        tocsin = shlex.quote(_command())
+        station = f" --station {shlex.quote(str(self._folder.path))}"
+        if self._stop.is_set():
+            return
+        self._say(f"Ready after {self._elapsed():.1f} s.\n")
+        self._say(f"  Dashboard   {_address(self._settings)}")
+        self._say(f"  Folder      {self._folder.path}   (settings, keys, data, logs)")
+        self._say("  Try next    " + f"{tocsin} source list{station}")
+        self._say("              " + f"{tocsin} source add my-file --file RECORDING.wav --start{station}")
+        self._say("              " + f"{tocsin} event tail{station}")
+        self._say("  Stop        Ctrl-C here, or " + f"{tocsin} down{station}\n")
+
+    def _end(self) -> None:
+        self._say("Stopping the station (again Ctrl-C: at once)")
+        rooms = list(self._commands)
+        self._supervisor.stop([rooms, *self._redis.order_of_stop(), [place.POSTGRES]])
+        self._warden.close()
+        instance.forget(self._folder)
+        self._say("Stopped. The data are kept.")
+
+    def _tell(self) -> None:
+        if not self._supervisor.stopping.is_set():
+            instance.tell(self._folder, _address(self._settings), self._supervisor.processes())
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def asked(number: int, frame: object) -> None:
+            if self._stop.is_set():
+                self._supervisor.hurry.set()
+            self._stop.set()
+
+        signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        former = {sign: signal.signal(sign, asked) for sign in signs}
+        try:
+            yield
+        finally:
+            for sign, handler in former.items():
+                signal.signal(sign, handler)
+
+
+def _configure(folder: Folder) -> tuple[Settings, dict[str, int]]:
+    """Choose the ports, put the addresses into station.toml and read the settings."""
+    env = _environment()
+    settings = load(folder.settings, env)
+    if settings.redis.url:
+        raise UpFailed(
+            f"{folder.settings} names a Redis of its own (redis.url), and `up` starts servers itself: "
+            "remove that line, or start the processes alone with `tocsin run ingest|projections|web`"
+        )
+    try:
+        ports = place.choose_ports(folder, settings.web.port)
+    except place.WebPortTaken as error:
+        raise UpFailed(str(error)) from None
+    database = postgres.Database(folder.path, folder.path, ports[place.POSTGRES])
+    place.write_addresses(folder, ports, database.url)
+    return load(folder.settings, env), ports
+
+
+def _environment() -> dict[str, str]:
+    """Our environment without what would lead the station's processes to another station's servers."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TOCSIN_REDIS_", "TOCSIN_POSTGRES_"))
+    }
+
+
+def _reached(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _address(settings: Settings) -> str:
+    host = _reached(settings.web.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.web.port}"
+
+
+def _command() -> str:
+    """How this very `tocsin` is called: by name where that finds it, else by its path."""
+    beside = Path(sys.executable).with_name("tocsin")
+    found = shutil.which("tocsin")
+    if found and Path(found).resolve() == beside.resolve():
+        return "tocsin"
+    return str(beside)
