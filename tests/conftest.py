@@ -13,6 +13,8 @@ import pytest
 
 HERE = Path(__file__).parent
 pytest_plugins = sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))
+# Before any is imported: they import one another.
+pytest.register_assert_rewrite(*pytest_plugins)
 
 MARK = "TOCSIN_TEST_RUN"
 SKIPPED_PART = re.compile(r"real part missing: (?P<name>.+)")

@@ -52,7 +52,7 @@ _SUBMITTING = (
         type=click.Choice(["memory", "replica", "disk", "archive"]),
         help="When the command counts as accepted (default: the station's).",
     ),
-    _option("--id", help="The command's id: give the same one again to ask again, safely."),
+    _option("--id", "command_id", help="The command's id: give the same one again to ask again, safely."),
     _option("--expires", type=Seconds(), help="How long the command stays valid (default 60s)."),
 )
 

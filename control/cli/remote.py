@@ -28,7 +28,8 @@ def command_by_http(type: str, source: str) -> Answer:
     verb = type.partition(".")[2]
     body: dict[str, Any] = {"timeout": options.timeout()}
     given = options.given()
-    body |= {name: given[name] for name in ("id", "durability", "expires") if name in given}
+    names = {"command_id": "id", "durability": "durability", "expires": "expires"}
+    body |= {field: given[name] for name, field in names.items() if name in given}
     with session.readapi() as api:
         response = api.post(f"/api/audio/sources/{source}/{verb}", body, timeout=options.timeout())
     return _answer(response)

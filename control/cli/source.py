@@ -69,7 +69,7 @@ def add_source(id: str, path: Path, loop: bool, pace: Any, name: str, at_once: b
     settings = FileSettings(path=str(path.expanduser().absolute()), loop=loop, pace=pace)
     params = plain(SourceAdd(settings=settings, name=name))
     with session.desk() as desk:
-        wish = session.wish("source.add", source_id(id), params, id=options.given().get("id"))
+        wish = session.wish("source.add", source_id(id), params, id=options.given().get("command_id"))
         added = desk.add(wish, kind="file", timeout=options.timeout())
         if not at_once or added.outcome != "completed":
             answers.tell("source.add", id, added)
@@ -123,7 +123,7 @@ def _submit(type: str, id: str, params: dict[str, Any]) -> None:
         return
     with session.desk() as desk:
         lane = desk.lane_of(source_id(id), timeout=options.timeout())
-        wish = session.wish(type, id, params, id=options.given().get("id"))
+        wish = session.wish(type, id, params, id=options.given().get("command_id"))
         answers.tell(type, id, desk.submit(wish, lane, timeout=options.timeout()))
 
 
