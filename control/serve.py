@@ -6,11 +6,15 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
 from granian.constants import Interfaces
 from granian.server.embed import Server
+
+THREADS = 48
+"""Requests handled at once; asyncio's own choice on two processors would be six."""
 
 log = structlog.get_logger("control.serve")
 
@@ -35,6 +39,7 @@ async def _serve(app: Any, host: str, port: int, before_stop: Callable[[], None]
         app, address=host, port=port, interface=Interfaces.ASGI, websockets=False, log_enabled=False
     )
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="request"))
 
     def stop() -> None:
         before_stop()
