@@ -30,13 +30,11 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-PAGE_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "meter.js": "text/javascript; charset=utf-8",
-    "feed.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+PAGE_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
 
 
@@ -135,13 +133,12 @@ def _open(reads: Reads) -> Router:
         readiness = reads.readiness()
         return Response(readiness, status_code=200 if readiness.ready else 503)
 
-    pages = files("projections") / "pages"
-    contents = {name: (pages / name).read_bytes() for name in PAGE_FILES}
+    contents = page_files()
 
     def page_file(name: str) -> Response[bytes]:
         return Response(
             contents[name],
-            media_type=PAGE_FILES[name],
+            media_type=PAGE_TYPES[name.rpartition(".")[2]],
             headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"},
         )
 
@@ -156,6 +153,13 @@ def _open(reads: Reads) -> Router:
         return page_file(name)
 
     return Router(path="/", route_handlers=[is_alive, is_ready, page, page_part])
+
+
+def page_files() -> dict[str, bytes]:
+    """The page's own files, by name."""
+    folder = files("projections") / "pages"
+    found = [entry for entry in folder.iterdir() if entry.name.rpartition(".")[2] in PAGE_TYPES]
+    return {entry.name: entry.read_bytes() for entry in found}
 
 
 async def _until_closed(live: Live) -> AsyncIterator[bytes]:
