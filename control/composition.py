@@ -89,9 +89,11 @@ def run_web(folder: Path | None) -> None:
     from control import http
     from control.serve import serve
     from projections.http import ReadSide
-    from streams.settings import load
+    from streams.settings import InvalidSettings, load
 
     settings = load(folder / "station.toml" if folder else None)
+    if settings.web.workers != 1:
+        raise InvalidSettings("web.workers", "only 1 is served today")
     reads = ReadSide(settings)
     app = Litestar([*reads.routes, *http.routes(settings, folder or Path.cwd())], openapi_config=None)
     reads.start()

@@ -18,7 +18,7 @@ from control.desk import Desk, Wish
 from streams.connection import Unreachable
 from streams.messages import Durability, canonical
 from streams.names import InvalidName, source_id
-from streams.settings import Settings
+from streams.settings import InvalidSettings, Settings
 from streams.signing import InvalidKey
 from streams.submit import InDoubt, NoAnswer, Refused
 
@@ -43,9 +43,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def routes(settings: Settings, directory: Path) -> list[Router]:
     """The write routes; `directory` is the station's folder.
 
-    Raises OSError when the token file cannot be read.
+    Raises InvalidSettings when the token file cannot be read.
     """
-    token = Path(settings.web.token_file).read_text("utf-8").strip() if settings.web.token_file else ""
+    token = web_token(settings)
     writer = Writer(Desk(settings, directory))
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -69,6 +69,17 @@ def routes(settings: Settings, directory: Path) -> list[Router]:
             exception_handlers={Unauthorised: _not_authorised},
         )
     ]
+
+
+def web_token(settings: Settings) -> str:
+    """The token for writing, empty where none is set; raises InvalidSettings when its file cannot be read."""
+    if not settings.web.token_file:
+        return ""
+    try:
+        return Path(settings.web.token_file).read_text("utf-8").strip()
+    except OSError as error:
+        detail = f"{settings.web.token_file!r} cannot be read: {error.strerror}"
+        raise InvalidSettings("web.token_file", detail) from None
 
 
 class Unauthorised(Exception):
