@@ -11,8 +11,16 @@ from typing import Any
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, parse_url
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -24,10 +32,10 @@ CONNECT_TIMEOUT = 2.0
 REPLY_TIMEOUT = 3.0
 """Seconds to wait for the reply of a command, beyond the time it blocks by itself."""
 
-GONE = ("READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED", "CLUSTERDOWN", "TRYAGAIN")
-"""Errors that say: this server is not (or no longer) the one to talk to. The command had no effect."""
-REFUSED = ("NOREPLICAS", "MISCONF", "OOM", "BUSY ")
-"""Errors that say: the right server, but it takes no writes now. The command had no effect."""
+UNFIT = (ReadOnlyError, BusyLoadingError, ClusterDownError, TryAgainError, OutOfMemoryError)
+UNFIT_CODES = ("UNBLOCKED", "NOREPLICAS", "MISCONF", "BUSY ")
+"""Errors that say: this server is not (or no longer) the one to talk to, or takes no writes now.
+The command had no effect. redis-py has classes for some and takes their code off the text."""
 
 
 class Unreachable(Exception):
@@ -90,7 +98,10 @@ class Link:
         patience = REPLY_TIMEOUT + (timeout or 0.0)
         try:
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [self._reply(connection, patience) for _ in commands]
+            replies: list[Any] = []
+            for _ in commands:
+                replies.append(self._reply(connection, patience, sent=bool(replies)))
+            return replies
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             self.close()
             raise Unreachable(f"{self.address}: {error}", sent=True) from error
@@ -99,17 +110,13 @@ class Link:
             self.close()
             raise
 
-    def _reply(self, connection: Connection, patience: float) -> Any:
+    def _reply(self, connection: Connection, patience: float, *, sent: bool) -> Any:
+        """One reply; `sent` tells whether a command before it in the batch was executed."""
         try:
             return connection.read_response(timeout=patience)
-        except ResponseError as error:
-            text = str(error)
-            if text.startswith(GONE):
-                self.close()
-                raise Unreachable(f"{self.address}: {text}", sent=False) from error
-            if text.startswith(REFUSED):
-                self.close()
-                raise Unreachable(f"{self.address}: {text}", sent=False) from error
+        except (ResponseError, BusyLoadingError) as error:
+            if isinstance(error, UNFIT) or str(error).startswith(UNFIT_CODES):
+                raise Unreachable(f"{self.address}: {error}", sent=sent) from error
             return error
 
     def _connected(self) -> Connection:
