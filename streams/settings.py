@@ -8,6 +8,7 @@ are relative to the file's folder. Secrets come from files, or from `TOCSIN_REDI
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streams.messages import Durability
+from streams.names import NODE_NAME, STATION_ID
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-StationId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}$")]
-NodeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+StationId = Annotated[str, msgspec.Meta(pattern=rf"\A{STATION_ID.pattern}\Z")]
+NodeName = Annotated[str, msgspec.Meta(pattern=rf"\A{NODE_NAME.pattern}\Z")]
+RedisUrl = Annotated[str, msgspec.Meta(pattern=r"\A(redis://[^/@\s]+(/0?)?)?\Z")]
+HostAndPort = Annotated[str, msgspec.Meta(pattern=r"\A[^\s:/]+:[0-9]{1,5}\Z")]
 
 
 class InvalidSettings(ValueError):
@@ -42,8 +46,8 @@ class StationSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class RedisSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[redis]`: one server by `url`, or a primary found through `sentinels` (host:port)."""
 
-    url: str = ""
-    sentinels: tuple[str, ...] = ()
+    url: RedisUrl = ""
+    sentinels: tuple[HostAndPort, ...] = ()
     service: str = "tocsin"
     username: str = ""
     password_file: str = ""
@@ -53,6 +57,10 @@ class RedisSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __repr__(self) -> str:
         where = ",".join(self.sentinels) or "by url"
         return f"RedisSection({where}, service={self.service!r}, replicas={self.replicas})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # Traces on a terminal show variables by this, not by __repr__.
+        return [("service", self.service)]
 
 
 class PostgresSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +72,9 @@ class PostgresSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __repr__(self) -> str:
         return "PostgresSection(…)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class KeysSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,9 +145,28 @@ def load(path: Path | None, env: Mapping[str, str] | None = None) -> Settings:
     try:
         settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$.")
-        raise InvalidSettings(where.rstrip("`") or "settings", message) from None
+        raise _named(error) from None
+    if _PASSWORD_IN_URL.search(settings.postgres.url):
+        raise InvalidSettings("postgres.url", "put the password into a file and name it in password_file")
     return _with_secrets(settings)
+
+
+def _named(error: msgspec.ValidationError) -> InvalidSettings:
+    message, _, where = str(error).partition(" - at `$")
+    field = where.rstrip("`").lstrip(".")
+    if unknown := _UNKNOWN.fullmatch(message):
+        return InvalidSettings(f"{field}.{unknown[1]}".lstrip("."), "there is no such setting")
+    for shape, meaning in _SHAPES.items():
+        message = message.replace(f"matching regex {shape!r}", meaning)
+    return InvalidSettings(field or "settings", message)
+
+
+_PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/@]*@|[?&]password=")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_SHAPES = {
+    r"\A(redis://[^/@\s]+(/0?)?)?\Z": "like redis://host:port/0, without a password",
+    r"\A[^\s:/]+:[0-9]{1,5}\Z": "like host:port",
+}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -146,6 +176,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidSettings(str(path), f"cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(str(path), f"is not TOML: {error}") from None
+    for section, values in tree.items():
+        if not isinstance(values, dict):
+            raise InvalidSettings(section, f"is a section: write [{section}] and its keys below")
     for section, key in _SECRETS:
         if key in tree.get(section, {}):
             raise InvalidSettings(f"{section}.{key}", f"put the secret into a file and name it in {key}_file")

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -50,6 +50,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __repr__(self) -> str:
         return f"Key(id={self.id!r}, algorithm={self.algorithm!r}, role={self.role!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # Traces on a terminal show variables by this, not by __repr__.
+        return [("id", self.id), ("algorithm", self.algorithm), ("role", self.role)]
+
     def permits(self, command_type: str) -> bool:
         """Whether the key's role may sign commands of this type."""
         allowed = ALLOWED[self.role]
@@ -80,10 +84,12 @@ def verifies(raw: bytes, signature: str, key: Key) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        _public(key.public).verify(bytes.fromhex(signature), raw)
+        stated = bytes.fromhex(signature)
+        _public(key.public).verify(stated, raw)
     except (ValueError, InvalidSignature):
         return False
-    return True
+    # One signature, one text: capitals and white space would be other texts for the same.
+    return stated.hex() == signature
 
 
 def create_key(directory: Path, id: str, role: Role, algorithm: Algorithm = "hmac-sha256") -> Key:
