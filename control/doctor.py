@@ -128,7 +128,7 @@ def replicas(link: Link, settings: Settings) -> Iterator[Finding]:
     wanted = settings.redis.replicas
     if not wanted:
         return
-    found = len(attached(link)[1])
+    found = len(attached(link).replicas)
     told = f"{found} of {wanted} attached"
     if found >= wanted:
         yield ok("replicas", told)

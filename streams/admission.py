@@ -16,6 +16,12 @@ from streams.vocabulary import COMMANDS
 
 CLOCK_TOLERANCE = timedelta(seconds=1)
 """How far in the future `issued_at` may lie."""
+FORGET = timedelta(minutes=10)
+"""How long an id is remembered after its command's validity has ended."""
+LATEST = datetime(9998, 1, 1, tzinfo=UTC)
+"""Times after this one are taken for it: there must be room to add to them."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes from anywhere may raise (RecursionError: nested too deeply)."""
 MAX_DELIVERIES = 3
 """A command delivered more often without a result is parked."""
 
@@ -45,6 +51,15 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     marked: bool = True
     command: Command | None = None
 
+    @property
+    def attributed(self) -> bool:
+        """Whether the refusal is of the command with this id, for good.
+
+        What cannot be read, and what may be the second use of a forgotten id, is nobody's command:
+        else submitting it once more would put a second result of one id into the log.
+        """
+        return self.command is not None and self.reason != "replayed"
+
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A command that may be executed. `cancelled` is set when a newer one overtakes it."""
@@ -68,17 +83,20 @@ def parse_delivery(entry: bytes, deliveries: int, mark: bytes, fields: list[byte
     """Read a stream entry as `take` returns it; what is missing or odd becomes empty, to be refused."""
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     text = {name: found.get(name, b"").decode("utf-8", "replace") for name in (b"i", b"s", b"r", b"q")}
-    milliseconds = int(entry.split(b"-")[0])
+    seconds = min(int(entry.split(b"-")[0]) / 1000, LATEST.timestamp())
+    if text[b"i"].encode() != found.get(b"i", b""):
+        # The mark stands under bytes that no id of ours can be.
+        mark = b""
     return Delivery(
         entry=entry.decode(),
         raw=found.get(b"c", b""),
         signature=text[b"s"],
         id=text[b"i"],
         client=text[b"r"],
-        sequence=int(text[b"q"]) if text[b"q"].isdecimal() else 0,
+        sequence=int(text[b"q"]) if text[b"q"].isdecimal() and len(text[b"q"]) <= 15 else 0,
         deliveries=deliveries,
         mark=mark.decode("utf-8", "replace"),
-        received_at=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        received_at=datetime.fromtimestamp(seconds, UTC),
     )
 
 
@@ -88,6 +106,25 @@ def settled_answer(delivery: Delivery) -> str | None:
     return answer if answer and entry == delivery.entry else None
 
 
+def valid_until(delivery: Delivery) -> datetime:
+    """When the command's validity ends, as its bytes say; else as late as it could be.
+
+    The mark of its id is kept for FORGET longer, and a command that comes later than that is
+    refused as replayed: so no id is ever used twice.
+    """
+    try:
+        stated = msgspec.json.decode(delivery.raw, type=_Validity).expires_at
+    except UNREADABLE:
+        stated = None
+    if stated is None or stated.tzinfo is None:
+        return min(delivery.received_at + MAX_VALIDITY, LATEST)
+    return min(stated, LATEST)
+
+
+class _Validity(msgspec.Struct, frozen=True):
+    expires_at: datetime | None = None
+
+
 def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time: datetime) -> Task | Refusal:
     """Decide over one delivery at the server's time `time`."""
     marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
@@ -95,11 +132,18 @@ def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time
         return Refusal(
             outcome="rejected", reason="replayed", marked=False, detail="the lane did not accept it by submit"
         )
+    if min(delivery.received_at, time) >= valid_until(delivery) + FORGET:
+        return Refusal(
+            outcome="rejected",
+            reason="replayed",
+            field="expires_at",
+            detail="its validity ended so long ago that its id may have been forgotten",
+        )
     if len(delivery.raw) > MAX_COMMAND_BYTES:
         return Refusal(outcome="rejected", reason="too_large", detail=f"over {MAX_COMMAND_BYTES} bytes")
     try:
         command = decode_command(delivery.raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Refusal(outcome="rejected", reason="malformed", detail=str(error))
     refusal = _distrust(command, delivery, keyring) or _misplaced(command, delivery, station, lane)
     refusal = refusal or _untimely(command, time) or _unusable(command, delivery)
@@ -150,12 +194,12 @@ def _untimely(command: Command, time: datetime) -> Refusal | None:
             detail=f"{command.issued_at.isoformat()} lies ahead of the server's {time.isoformat()}",
             command=command,
         )
-    if command.expires_at > time + MAX_VALIDITY or command.expires_at < command.issued_at:
+    if not timedelta(0) <= command.expires_at - command.issued_at <= MAX_VALIDITY:
         return Refusal(
             outcome="rejected",
             reason="invalid_validity",
             field="expires_at",
-            detail=f"{command.expires_at.isoformat()} is before issued_at or more than 24 h ahead",
+            detail=f"{command.expires_at.isoformat()} is before issued_at or more than 24 h after it",
             command=command,
         )
     if command.expires_at <= time:

@@ -41,7 +41,7 @@ def verify(lane: str, entries: Iterable[tuple[bytes, bytes]]) -> Verdict:
             return verdict("its bytes do not match its hash")
         try:
             event = decode_event(raw)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             return verdict(f"it cannot be decoded: {error}")
         if event.seq != seq + 1:
             return verdict(f"seq {event.seq} stands where {seq + 1} belongs")

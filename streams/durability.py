@@ -4,6 +4,8 @@ The rule (docs/survival.md): with fewer replicas attached than configured, fewer
 count only after the attached set has stayed the same for HOLD seconds *and* a majority of
 Sentinels, asked after that, names this primary with no failover in progress. Otherwise a cut that
 leaves primary, one replica and the submitter together would confirm what the other side never sees.
+A replica that hangs stays connected for a minute (repl-timeout); it counts as attached until it has
+been silent for longer than MAX_LAG.
 """
 
 from __future__ import annotations
@@ -12,25 +14,41 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
 from streams import sentinel
 from streams.connection import Link, Unreachable, connect
 from streams.messages import Durability
+from streams.sentinel import Address
 from streams.settings import RedisSection
 
 HOLD = 3.0
 """Seconds the attached set must have stayed the same before fewer acknowledgements count."""
 WAIT_MS = 200
 """How long one WAIT may take; what is missing then is asked for again with a new mark."""
+DISK_WAIT_MS = 1500
+"""The same for one WAITAOF: servers write to disk once a second (`appendfsync everysec`)."""
+MAX_LAG = 3
+"""Seconds without an acknowledgement (they come every second) after which a replica is not attached."""
 POLL = 0.25
 """Seconds between two looks at the attached set while replicas are missing."""
 
 log = structlog.get_logger(__name__)
 
-Attached = tuple[str, frozenset[str]]
-"""A primary (address and replication id) and the addresses of the replicas attached to it."""
+
+class Attached(msgspec.Struct, frozen=True):
+    """A primary, its replication id, and the addresses of the replicas attached to it."""
+
+    primary: Address | None
+    replication_id: str
+    replicas: frozenset[str]
+
+    @property
+    def least(self) -> int:
+        """How many acknowledgements it takes where this is all that can be there."""
+        return max(len(self.replicas), 1)
 
 
 class NotDurable(Exception):
@@ -50,35 +68,45 @@ class Prover:
 
     def command(self, level: Durability) -> tuple[Any, ...] | None:
         """The WAIT that goes right behind a write in the same batch; None where nothing is waited for."""
-        if level == "memory" or not self._redis.replicas:
+        if level == "memory" or not (self._redis.replicas or level == "disk"):
             return None
-        if level == "disk":
-            return ("WAITAOF", 1, self._redis.replicas, WAIT_MS)
-        return ("WAIT", self._redis.replicas, WAIT_MS)
+        with self._lock:
+            # Asking for more than can answer would make each wait last its full time.
+            wanted = self._agreed.least if self._agreed else self._redis.replicas
+        return ("WAITAOF", 1, wanted, DISK_WAIT_MS) if level == "disk" else ("WAIT", wanted, WAIT_MS)
 
-    def accepts(self, level: Durability, reply: Any) -> bool:
-        """Whether the reply to `command(level)` proves the write; start watching when it does not.
+    def accepts(self, level: Durability, reply: Any, link: Link) -> bool:
+        """Whether the reply on `link` to `command(level)` proves the write; start watching when it does not.
 
         Raises ResponseError when the server has no such command (WAITAOF before Redis 7.2).
         """
         if isinstance(reply, ResponseError):
             raise reply
-        acknowledged = min(reply[0] * self._redis.replicas, reply[1]) if level == "disk" else reply
+        on_disk, acknowledged = reply if level == "disk" else (1, reply)
+        if not on_disk:
+            return False
         if acknowledged >= self._redis.replicas:
             return True
         self._watch()
         with self._lock:
-            return self._agreed is not None and 0 < len(self._agreed[1]) <= acknowledged
+            agreed = self._agreed
+            # What was agreed of one primary says nothing of another that a link still holds on to.
+            return agreed is not None and agreed.primary == link.address and acknowledged >= agreed.least
 
     def prove(self, link: Link, mark: tuple[Any, ...], level: Durability, *, timeout: float) -> None:
-        """Write `mark` and wait, together, until the write before it is durable; raises NotDurable."""
-        wait = self.command(level)
-        if wait is None:
-            return
+        """Write `mark` and wait, together, until the write before it is durable.
+
+        `mark` answers something true where it wrote. Raises NotDurable, also where it did not:
+        without a write on this connection a WAIT proves nothing.
+        """
         deadline = time.monotonic() + timeout
-        while True:
-            reply = link.batch((mark, wait), timeout=WAIT_MS / 1000)[1]
-            if self.accepts(level, reply):
+        while (wait := self.command(level)) is not None:
+            marked, reply = link.batch((mark, wait), timeout=patience(wait))
+            if isinstance(marked, ResponseError):
+                raise marked
+            if not marked:
+                raise NotDurable("the lease by which the wait would be marked is no longer held")
+            if self.accepts(level, reply, link):
                 return
             if time.monotonic() >= deadline:
                 raise NotDurable(
@@ -126,13 +154,18 @@ class Prover:
             with self._lock:
                 if self._attached == seen:
                     self._agreed = seen
-                    log.warning("replicas missing", attached=len(seen[1]), of=self._redis.replicas)
-        return len(seen[1]) >= self._redis.replicas
+                    log.warning("replicas missing", attached=len(seen.replicas), of=self._redis.replicas)
+        return len(seen.replicas) >= self._redis.replicas
 
     def _majority(self, link: Link) -> bool:
         if not self._redis.sentinels:
             return True
         return link.address is not None and sentinel.confirmed(self._redis, link.address)
+
+
+def patience(wait: tuple[Any, ...]) -> float:
+    """How long a `Prover.command` may block, in seconds."""
+    return float(wait[-1]) / 1000
 
 
 def attached(link: Link) -> Attached:
@@ -142,11 +175,11 @@ def attached(link: Link) -> Attached:
     replicas = frozenset(
         value.split(",offset", 1)[0]
         for key, value in lines.items()
-        if key.startswith("slave") and "state=online" in value
+        if key.startswith("slave") and "state=online" in value and int(value.rpartition("lag=")[2]) <= MAX_LAG
     )
-    return f"{link.address} {lines['master_replid']}", replicas
+    return Attached(link.address, lines["master_replid"], replicas)
 
 
 def replication_id(link: Link) -> str:
     """The replication id of the primary behind `link`."""
-    return attached(link)[0].rsplit(" ", 1)[1]
+    return attached(link).replication_id

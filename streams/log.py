@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
-from streams.durability import Prover, replication_id
+from streams.durability import Prover, patience, replication_id
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
@@ -96,12 +97,17 @@ class LaneLog:
         self.hash = GENESIS
 
     def post(self, draft: Draft) -> None:
-        """Add one event to what the next flush writes."""
+        """Add one event to what the next flush writes; raises TypeError where JSON cannot hold its data."""
+        check((draft,))
         self._queue.append(Unit((draft,)))
 
     def settle(self, drafts: tuple[Draft, ...], settlement: Settlement) -> None:
         """Add a result (the last of `drafts`) to what the next flush writes."""
         self._queue.append(Unit(drafts, settlement))
+
+    def unwritten(self) -> set[str]:
+        """The stream entries whose results are made but not yet known to stand in the log."""
+        return {unit.settlement.entry for unit in list(self._queue) if unit.settlement}
 
     def take(self, lease: Lease) -> bool:
         """Go on under `lease`. Returns whether the log is where this owner left it.
@@ -110,13 +116,15 @@ class LaneLog:
         head: it stands and is concluded now, or it was lost before anyone was told and is made anew.
         """
         with self._lock:
+            # The lease may be another primary's: what this link holds on to may be one that was cut off.
+            self._link.close()
             left_at, made = (self.seq, self.hash), self._made
             self._lease = lease
             self.seq, self.hash = head = lease.head_seq, lease.head_hash
             if made is None:
                 return head == left_at
             if head == (made.seq, made.hash):
-                self._finish(made)
+                self._finish(made, here=False)
                 return True
             self._made = None
             return head == made.before
@@ -127,8 +135,7 @@ class LaneLog:
             lease = self._held()
             self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
             if self.seq:
-                reply = self._link.call("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
-                token = int(reply[0][0].decode().split("-")[1])
+                token = int(self._link.call("HGET", self._keys.head, "token"))
                 self._raise_watermark([self._raising(self.seq, self.hash, token)])
 
     def drop(self) -> None:
@@ -136,6 +143,11 @@ class LaneLog:
         with self._lock:
             self._queue.clear()
             self._lease = self._made = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._link.close()
 
     def flush(self) -> None:
         """Write what was posted. Raises Unreachable, LeaseLost, NotDurable; nothing posted is lost then."""
@@ -171,11 +183,14 @@ class LaneLog:
             raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
         else:
             self.seq, self.hash = append.seq, append.hash
-            self._finish(append, proven=at_once)
+            self._finish(append, raised=at_once)
 
-    def _finish(self, append: _Append, *, proven: bool = False) -> None:
-        """Conclude an append that stands; only then is it off the queue."""
-        self._conclude(append, proven=proven)
+    def _finish(self, append: _Append, *, raised: bool = False, here: bool = True) -> None:
+        """Conclude an append that stands; only then is it off the queue.
+
+        `raised` tells whether the watermark went along with it, `here` whether this connection made it.
+        """
+        self._conclude(append, raised=raised, here=here)
         for _ in range(append.units):
             self._queue.popleft()
         self._made = None
@@ -236,26 +251,39 @@ class LaneLog:
     def _skip(self, append: _Append, index: int) -> None:
         """Drop the unit whose command is not open any more: it has its result already."""
         settlement = append.answers[index - 1][0]
-        kept = [unit for unit in self._queue if unit.settlement is not settlement]
-        self._queue.clear()
-        self._queue.extend(kept)
+        for at in range(append.units):
+            if self._queue[at].settlement is settlement:
+                # One step, because other threads add to the queue meanwhile.
+                del self._queue[at]
+                break
         log.warning("result not needed", lane=self._lane, command=settlement.answer.id)
 
-    def _conclude(self, append: _Append, *, proven: bool) -> None:
+    def _conclude(self, append: _Append, *, raised: bool, here: bool) -> None:
         """Reply to whom it may be told now; prove the rest durable, raise the watermark, reply to them."""
-        waiting = [pair for pair in append.answers if not proven and pair[0].durability != "memory"]
-        replies = [c for pair in append.answers if pair not in waiting for c in self._reply(*pair)]
-        level: Durability = "disk" if any(s.durability == "disk" for s, _ in waiting) else self._durability
-        wait = None if proven else self._prover.command(level)
-        if not wait:
-            raising = [] if proven else [self._raising(append.seq, append.hash, append.token)]
-            self._raise_watermark(raising + replies + [c for pair in waiting for c in self._reply(*pair)])
-            return
-        acknowledged = self._link.batch([*replies, wait], timeout=1.0)[-1]
-        if not self._prover.accepts(level, acknowledged):
-            self._prover.prove(self._link, renewal(self._keys, self._held()), level, timeout=PATIENCE)
-        raising = [self._raising(append.seq, append.hash, append.token)]
-        self._raise_watermark(raising + [c for pair in waiting for c in self._reply(*pair)])
+        waiting = [pair for pair in append.answers if pair[0].durability != "memory"]
+        at_once = [c for s, a in append.answers if s.durability == "memory" for c in self._reply(s, a)]
+        later = [c for pair in waiting for c in self._reply(*pair)]
+        level = highest([self._durability, *(settlement.durability for settlement, _ in waiting)])
+        wait = self._prover.command(level)
+        if wait and here:
+            reply = self._link.batch([*at_once, wait], timeout=patience(wait))[-1]
+            if isinstance(reply, ResponseError) or not self._prover.accepts(level, reply, self._link):
+                self._prove(level)
+        else:
+            self._prove(level)
+            later = at_once + later
+        raising = [] if raised else [self._raising(append.seq, append.hash, append.token)]
+        self._raise_watermark(raising + later)
+
+    def _prove(self, level: Durability) -> None:
+        mark = renewal(self._keys, self._held())
+        try:
+            self._prover.prove(self._link, mark, level, timeout=PATIENCE)
+        except ResponseError:
+            if level != "disk" or self._durability == "disk":
+                raise
+            # Submit offers no `disk` where there is none; what came past it must not stop the lane.
+            self._prover.prove(self._link, mark, "replica", timeout=PATIENCE)
 
     def _raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:
         if self._replid[0] != self._link.generation:
@@ -268,9 +296,14 @@ class LaneLog:
         if not commands:
             return
         for command, reply in zip(commands, self._link.batch(commands), strict=True):
+            if command[0] != "FCALL":
+                if isinstance(reply, Exception):
+                    # Whoever waits for it asks again by the id; the lane goes on.
+                    log.warning("reply not sent", lane=self._lane, key=command[1], detail=str(reply))
+                continue
             if isinstance(reply, Exception):
                 raise reply
-            if command[1] == "tocsin_raise" and reply != b"ok":
+            if reply != b"ok":
                 self._link.close()
                 raise Unreachable(f"watermark of lane {self._lane!r} not raised: {reply!r}", sent=True)
 
@@ -282,6 +315,17 @@ class LaneLog:
             ("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", "i", answer.id, "a", canonical(answer)),
             ("EXPIRE", key, REPLY_KEEP),
         ]
+
+
+def highest(levels: list[Durability]) -> Durability:
+    """The level that holds for all of them."""
+    order: tuple[Durability, ...] = ("memory", "replica", "archive", "disk")
+    return max(levels, key=order.index)
+
+
+def check(drafts: tuple[Draft, ...]) -> None:
+    """Raise TypeError where the data of a draft cannot be written as JSON."""
+    canonical([draft.data for draft in drafts])
 
 
 Post = Callable[[Draft], None]

@@ -10,7 +10,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
-from streams.durability import WAIT_MS, Prover
+from streams.durability import Prover, patience
 from streams.messages import MAX_COMMAND_BYTES, Answer, Command, Durability, canonical, decode_answer, digest
 from streams.names import StationKeys
 from streams.settings import Settings
@@ -101,28 +101,40 @@ class Submitter:
         level = command.durability or self._default
         if level == "archive":
             raise Refused("durability", "durability 'archive' is not offered by this station", "durability")
+        if level == "disk":
+            self._check_disk()
         request = self._request(signed)
-        wait = self._prover.command(level)
         deadline = time.monotonic() + timeout
+        sent = False
         while True:
+            wait = self._prover.command(level)
             try:
                 batch = [request, wait] if wait else [request]
-                reply, *waited = self._link.batch(batch, timeout=WAIT_MS / 1000)
+                reply, *waited = self._link.batch(batch, timeout=patience(wait) if wait else None)
             except Unreachable as error:
-                if not error.sent:
+                if not (sent or error.sent):
                     raise
                 raise InDoubt(command.id, error.detail) from error
             if isinstance(reply, ResponseError):
+                if sent:
+                    raise InDoubt(command.id, _unusable(reply))
                 raise Unreachable(_unusable(reply), sent=False)
-            try:
-                if not waited or self._prover.accepts(level, waited[0]):
-                    return self._read(reply, command)
-            except ResponseError as error:
-                detail = f"durability {level!r} is not to be had here: {error}"
-                raise Refused("durability", detail, "durability") from error
+            sent = True
+            if not wait or self._prover.accepts(level, waited[0], self._link):
+                return self._read(reply, command)
             if time.monotonic() > deadline:
+                # The next attempt asks the Sentinels again: this may be a primary that was cut off.
+                self._link.close()
                 raise InDoubt(command.id, f"durability {level!r} was not reached within {timeout:g} s")
             time.sleep(0.02)
+
+    def _check_disk(self) -> None:
+        """Ask before anything is submitted: a WAITAOF that is refused afterwards would be too late."""
+        try:
+            self._link.call("WAITAOF", 1, 0, 1)
+        except ResponseError as error:
+            detail = f"durability 'disk' is not to be had here: {error}"
+            raise Refused("durability", detail, "durability") from error
 
     def _request(self, signed: Signed) -> list[Any]:
         command = signed.command

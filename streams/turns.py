@@ -47,17 +47,17 @@ class Turns:
                 )
                 run.start()
                 return []
-            overtaken = self._overtake(queue, task) if task.command.type in OVERTAKING else []
+            overtaken = self._overtake(queue, task)
             queue.waiting.append(task)
             return overtaken
 
     def _overtake(self, queue: _Queue, task: Task) -> list[Task]:
-        overtaken = [old for old in queue.waiting if old.command.type in OVERTAKING]
+        overtaken = [old for old in queue.waiting if _overtakes(task, old)]
         for old in overtaken:
             queue.waiting.remove(old)
             self._overtaken_by[old.command.id] = task.command.id
         running = queue.running
-        if running and running.command.type in OVERTAKING:
+        if running and _overtakes(task, running):
             self._overtaken_by[running.command.id] = task.command.id
             running.cancelled.set()
         return overtaken
@@ -77,6 +77,15 @@ class Turns:
                     return
                 task = queue.running
             self._execute(task)
+            with self._lock:
+                # It may have been overtaken when its result was made already.
+                self._overtaken_by.pop(task.command.id, None)
+
+    def drain(self) -> None:
+        """Hand nothing more out of what waits now; what is being executed goes on."""
+        with self._lock:
+            for queue in self._queues.values():
+                queue.waiting.clear()
 
     def clear(self) -> None:
         """Hand nothing more out and cancel what is being executed: the lane is no longer ours."""
@@ -90,3 +99,8 @@ class Turns:
         """Wait until nothing is being executed; return whether that is so."""
         with self._lock:
             return self._idle.wait_for(lambda: not self._queues, timeout)
+
+
+def _overtakes(task: Task, old: Task) -> bool:
+    both = task.command.type in OVERTAKING and old.command.type in OVERTAKING
+    return both and old.sequence < task.sequence

@@ -17,12 +17,22 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from streams.admission import Delivery, Refusal, Task, admit, parse_delivery, settled_answer
+from streams.admission import (
+    FORGET,
+    UNREADABLE,
+    Delivery,
+    Refusal,
+    Task,
+    admit,
+    parse_delivery,
+    settled_answer,
+    valid_until,
+)
 from streams.connection import Unreachable, connect
-from streams.durability import NotDurable, Prover
+from streams.durability import NotDurable, Prover, patience
 from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, release, renew, renewal
-from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement
-from streams.messages import MAX_VALIDITY, Answer, Durability, Logged, Outcome
+from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement, check
+from streams.messages import Answer, Durability, Logged, Outcome
 from streams.names import StationKeys
 from streams.replay import replay
 from streams.settings import Settings
@@ -34,10 +44,12 @@ COUNT = 128
 """Commands taken at once."""
 IDLE = 1.0
 """Seconds to block for a command before looking after the lease."""
-FORGET = timedelta(minutes=10)
-"""How long an id is remembered after its command's validity has ended."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between attempts to own a lane that cannot be reached (full jitter, doubling)."""
+
+
+INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ResponseError)
+"""What is expected to interrupt an owner now and then."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,19 +123,24 @@ class LaneWorker:
             try:
                 self._own(stop)
                 pause = FIRST_PAUSE
-            except (Unreachable, LeaseLost, NotDurable, ResponseError) as error:
+            except Exception as error:
                 if self.owned.is_set():
                     pause = FIRST_PAUSE
                 self.owned.clear()
                 self._say(error)
+                # Whatever it was, the next attempt asks afresh which server is the primary.
+                self._link.close()
                 stop.wait(random.uniform(0, pause))
                 pause = min(pause * 2, LONGEST_PAUSE)
         self._leave()
 
     def _say(self, error: Exception) -> None:
-        if str(error) != self._said:
-            self._said = str(error)
-            self._logger.warning("lane interrupted", why=type(error).__name__, detail=str(error))
+        if str(error) == self._said:
+            return
+        self._said = str(error)
+        # What is not foreseen is said with its trace, and is no reason to give the lane up for good.
+        trace = None if isinstance(error, INTERRUPTIONS) else error
+        self._logger.warning("lane interrupted", why=type(error).__name__, detail=str(error), exc_info=trace)
 
     def _own(self, stop: threading.Event) -> None:
         lease = self._acquire(stop)
@@ -152,7 +169,7 @@ class LaneWorker:
             if isinstance(got, Lease):
                 return got
             self._lose(got)
-            stop.wait(min(got.seconds, 1.0))
+            stop.wait(min(max(got.seconds, 0.05), 1.0))
         return None
 
     def _lose(self, held: Held) -> None:
@@ -169,9 +186,14 @@ class LaneWorker:
     def _take_pending(self) -> None:
         """Finish what an earlier owner (or we, before an interruption) took and did not settle."""
         after = "0-0"
-        while taken := self._take(after):
+        while True:
+            # Known before it is taken: what is being executed here, then what waits to be written.
+            known = set(self._open) | self._log.unwritten()
+            taken = self._take(after)
+            if not taken:
+                break
             for delivery in taken:
-                if delivery.entry not in self._open:
+                if delivery.entry not in known:
                     self._admit(delivery)
             after = taken[-1].entry
         self._log.flush()
@@ -224,8 +246,8 @@ class LaneWorker:
         taken = [parse_delivery(*row) for row in rest[1]]
         wait = self._prover.command(self._durability)
         if taken and wait:
-            acknowledged = self._link.call(*wait, timeout=1.0)
-            if not self._prover.accepts(self._durability, acknowledged):
+            acknowledged = self._link.call(*wait, timeout=patience(wait))
+            if not self._prover.accepts(self._durability, acknowledged, self._link):
                 self._prover.prove(self._link, renewal(keys, lease), self._durability, timeout=PATIENCE)
         return taken
 
@@ -238,6 +260,7 @@ class LaneWorker:
         if settled_answer(delivery):
             # Its result stands: only the acknowledgement was lost.
             self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
+            self._link.call("XDEL", self._keys.commands, delivery.entry)
             return
         self._open[delivery.entry] = delivery
         verdict = admit(
@@ -256,6 +279,7 @@ class LaneWorker:
         else:
             try:
                 result = self._handler.execute(task)
+                check(result.drafts)
             except Exception as error:
                 self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
                 result = Result(outcome="failed", reason="error", detail=f"{type(error).__name__}: {error}")
@@ -274,11 +298,10 @@ class LaneWorker:
         result = Result(
             outcome=refusal.outcome, reason=refusal.reason, field=refusal.field, detail=refusal.detail
         )
-        replayed = refusal.reason == "replayed"
         self._settle(
             delivery,
             result,
-            command=None if replayed else delivery.id,
+            command=delivery.id if refusal.attributed else None,
             type=refusal.command.type if refusal.command else "",
             marked=refusal.marked,
         )
@@ -293,7 +316,8 @@ class LaneWorker:
         by: str | None = None,
         marked: bool = True,
     ) -> None:
-        if self._open.pop(delivery.entry, None) is None:
+        if self._open.get(delivery.entry) is not delivery:
+            # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
             return
         data = CommandResult(
             type=type,
@@ -331,6 +355,8 @@ class LaneWorker:
         )
         event = Draft(type=f"command.{result.outcome}", source=source, command=command, data=plain(data))
         self._log.settle((*result.drafts, event), settlement)
+        # Only now, so that at any moment the log or `_open` knows it.
+        self._open.pop(delivery.entry, None)
 
     def _post(self, draft: Draft) -> None:
         self._log.post(draft)
@@ -340,35 +366,39 @@ class LaneWorker:
         """Write from a thread that is not the lane's own; what fails is the lane's to mend."""
         try:
             self._log.flush()
-        except (Unreachable, LeaseLost, NotDurable, ResponseError):
+        except INTERRUPTIONS:
             self._unwritten.set()
 
     def _leave(self) -> None:
-        """Give the lane up in order: finish what runs, log the release, free the lease."""
-        if self._lease is None:
-            return
-        self._turns.wait_idle(1.0)
-        self._handler.end()
-        try:
-            self._log.post(Draft(type="lane.released", data={}))
-            self._log.flush()
-            release(self._link, self._keys, self._lease)
-        except (Unreachable, LeaseLost, NotDurable, ResponseError) as error:
-            self._logger.warning("lane not released", detail=str(error), free_in_seconds=LENGTH)
+        """Give the lane up in order: finish what runs, log the release, free the lease.
+
+        What waits, or does not finish in time, stays pending for the next owner.
+        """
+        self.owned.clear()
+        if self._lease is not None:
+            self._turns.drain()
+            self._turns.wait_idle(1.0)
+            self._open.clear()
+            self._turns.clear()
+            self._handler.end()
+            try:
+                self._log.post(Draft(type="lane.released", data={}))
+                self._log.flush()
+                release(self._link, self._keys, self._lease)
+            except INTERRUPTIONS as error:
+                self._logger.warning("lane not released", detail=str(error), free_in_seconds=LENGTH)
+            self._lease = None
         self._link.close()
+        self._log.close()
 
 
 def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
     """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
     try:
         command = msgspec.json.decode(delivery.raw, type=_Outline)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         command = _Outline()
-    latest = delivery.received_at + MAX_VALIDITY
-    expires_at = command.expires_at
-    if expires_at is None or expires_at.tzinfo is None or expires_at > latest:
-        expires_at = latest
-    return command.source, command.durability or default, expires_at
+    return command.source, command.durability or default, valid_until(delivery)
 
 
 class _Outline(msgspec.Struct, frozen=True):
@@ -376,4 +406,3 @@ class _Outline(msgspec.Struct, frozen=True):
 
     source: str = ""
     durability: Durability | None = None
-    expires_at: datetime | None = None

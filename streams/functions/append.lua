@@ -18,11 +18,14 @@ redis.register_function('tocsin_append', function(keys, args)
   local event_count = tonumber(args[6])
   local first_settlement = first_event + 2 * event_count + 1
   local settlement_count = tonumber(args[first_settlement - 1])
-  local marks = {}
+  local marks, seen = {}, {}
   for index = 1, settlement_count do
     local at = first_settlement + 4 * (index - 1)
     local entry, id = args[at], args[at + 1]
-    if #redis.call('XPENDING', commands, 'ingest', entry, entry, 1) == 0 then return {'settled', index} end
+    if seen[entry] or #redis.call('XPENDING', commands, 'ingest', entry, entry, 1) == 0 then
+      return {'settled', index}
+    end
+    seen[entry] = true
     if id ~= '' then
       local mark = redis.call('HGET', ids, id)
       if not mark then return {'settled', index} end

@@ -14,7 +14,8 @@ redis.register_function('tocsin_submit', function(keys, args)
     return {'known', mark}
   end
   if expected ~= '' then
-    local last = redis.call('HGET', sequence, source) or '0'
+    -- A write here too: the sequence that a refusal tells must not be one that a failover takes back.
+    local last = string.format('%.0f', redis.call('HINCRBY', sequence, source, 0))
     if last ~= expected then return {'sequence', last} end
   end
 
