@@ -9,12 +9,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from control.cli import options
 from control.cli.lazy import LazyGroup, Verb
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+DEMO = "tocsin.demo"
+"""Where in click's `meta` the verb `up` finds what --demo does."""
 
 VERBS = {
     "up": Verb("control.cli.station:up", "Start a local station, with everything it needs."),
@@ -44,8 +53,19 @@ EPILOG = (
 )
 @click.version_option(package_name="tocsin", prog_name="tocsin")
 @options.submitting
-def tocsin() -> None:
+@click.pass_context
+def tocsin(ctx: click.Context) -> None:
     """Control unattended audio ingest: say what should be, see what is, lose nothing."""
+    ctx.meta[DEMO] = _play_demo
+
+
+def _play_demo(settings: Settings) -> None:
+    """What `up --demo` does once the station is up: the recording is ingest's, the commands are control's."""
+    from control.cli import session
+    from control.demo import play
+    from ingest.weekly_test import write_weekly_test
+
+    play(settings, session.place().folder(), write_weekly_test)
 
 
 class Processes(LazyGroup):
@@ -62,7 +82,7 @@ def _logging(process: str, command: click.Command, callback: Callable[..., Any])
     folder = next((param.name for param in command.params if "--station" in param.opts), None)
 
     def run(**given: Any) -> Any:
-        from control.logs import configure
+        from streams.logs import configure
         from streams.settings import load
 
         found = given.get(folder) if folder else None

@@ -1,0 +1,69 @@
+"""The node's heartbeat: a hash that expires by itself, so that a dead node is missed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+import structlog
+from redis.exceptions import ResponseError
+
+from streams.connection import Link, Unreachable
+from streams.messages import now
+from streams.names import StationKeys
+
+EVERY = 5.0
+"""Seconds between two beats."""
+TIME_TO_LIVE = 60
+"""Seconds after which a node that does not beat is forgotten."""
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Beats for one node. `run` is the body of a thread."""
+
+    def __init__(
+        self,
+        link: Link,
+        keys: StationKeys,
+        node: str,
+        *,
+        lanes: Callable[[], list[str]],
+        sources: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._link = link
+        self._key = keys.node(node)
+        self._lanes = lanes
+        self._sources = sources
+        self._address = socket.gethostname()
+
+    def run(self, stop: threading.Event) -> None:
+        """Beat until `stop` is set; a beat that cannot be written is missed, not made up for."""
+        told = False
+        while not stop.is_set():
+            try:
+                self.beat()
+                told = False
+            except (Unreachable, ResponseError) as error:
+                if not told:
+                    log.warning("no heartbeat", detail=str(error))
+                told = True
+            stop.wait(1.0 if told else EVERY)
+        self._link.close()
+
+    def beat(self) -> None:
+        """Write one heartbeat. Raises Unreachable."""
+        fields = {
+            "time": now().isoformat(),
+            "address": self._address,
+            "version": version("tocsin"),
+            "lanes": json.dumps(self._lanes()),
+            "sources": json.dumps(self._sources()),
+            "breakers": "{}",
+        }
+        flat = [part for pair in fields.items() for part in pair]
+        self._link.batch([("HSET", self._key, *flat), ("EXPIRE", self._key, TIME_TO_LIVE)])

@@ -1,0 +1,122 @@
+"""The ingest process: a worker for each lane this node may own, telemetry, and the heartbeat."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+from redis.exceptions import ResponseError
+
+from ingest.heartbeat import Heartbeat
+from ingest.lane import SourcesLane
+from ingest.telemetry import TelemetryWriter
+from streams.connection import Unreachable, connect
+from streams.durability import Prover
+from streams.library import load_library
+from streams.names import StationKeys, floating_lanes, node_lane
+from streams.settings import Settings
+from streams.signing import Keyring, load_keyring
+from streams.worker import LaneWorker
+
+STOP_WITHIN = 3.0
+"""Seconds that the lanes have to be released."""
+RETRY = 0.5
+"""Seconds between attempts to reach a primary at start."""
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """One node's ingest. `run` blocks until `stopping` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.stopping = threading.Event()
+        self._settings = settings
+        self._keys = StationKeys(settings.station.id)
+        self._name = settings.ingest.node
+        self._prover = Prover(settings.redis)
+        self._keyring = load_keyring(Path(settings.keys.directory))
+        self._quiet = threading.Event()
+        self._handlers: dict[str, SourcesLane] = {}
+        self._workers: dict[str, LaneWorker] = {}
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> None:
+        """Own lanes until told to stop, then release them and stop telemetry and heartbeat."""
+        self._load_library()
+        names = [node_lane(self._name), *floating_lanes(self._settings.station.lanes)]
+        lanes = [self._start(f"lane-{lane}", self._add(lane).run, self.stopping) for lane in names]
+        heartbeat = Heartbeat(
+            connect(self._settings.redis, f"{self._name}-heartbeat"),
+            self._keys,
+            self._name,
+            lanes=lambda: [lane for lane, worker in self._workers.items() if worker.owned.is_set()],
+            sources=self._counts,
+        )
+        self._start("heartbeat", heartbeat.run, self._quiet)
+        log.info("ingest runs", node=self._name, lanes=len(names))
+        self.stopping.wait()
+        for thread in lanes:
+            thread.join(STOP_WITHIN)
+        self._quiet.set()
+        for thread in self._threads:
+            thread.join(0.5)
+        log.info("ingest stopped", node=self._name)
+
+    def _add(self, lane: str) -> LaneWorker:
+        link = connect(self._settings.redis, f"{self._name}-{lane}-telemetry")
+        telemetry = TelemetryWriter(link, self._keys.lane(lane))
+        self._start(f"telemetry-{lane}", telemetry.run, self._quiet)
+        handler = self._handlers[lane] = SourcesLane(lane, telemetry)
+        worker = self._workers[lane] = LaneWorker(
+            self._settings, lane, self._name, handler, keyring=self._keys_known, prover=self._prover
+        )
+        return worker
+
+    def _keys_known(self) -> Keyring:
+        return self._keyring
+
+    def _start(
+        self, name: str, body: Callable[[threading.Event], None], stop: threading.Event
+    ) -> threading.Thread:
+        thread = threading.Thread(target=body, args=(stop,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _counts(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for handler in self._handlers.values():
+            total.update(handler.counts())
+        return dict(total)
+
+    def _load_library(self) -> None:
+        """Load the server-side functions, waiting for a primary as long as it takes."""
+        link, told = connect(self._settings.redis, f"{self._name}-library"), False
+        while not self.stopping.is_set():
+            try:
+                load_library(link)
+                break
+            except (Unreachable, ResponseError) as error:
+                if not told:
+                    log.warning("waiting for Redis", detail=str(error))
+                told = True
+                self.stopping.wait(RETRY)
+        link.close()
+
+
+def serve(settings: Settings) -> None:
+    """Run this node's ingest until SIGTERM or SIGINT. Call it from the main thread."""
+    node = Node(settings)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        node.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    node.run()
