@@ -1,9 +1,9 @@
 """A generated Required Weekly Test, to have something to listen to: for a file, never for an output device.
 
 Header and end-of-message bursts as 47 CFR 11.31 has them: 520.83 baud AFSK, mark 2083.3 Hz, space 1562.5 Hz,
-eight bits, least significant first; each burst three times, a second apart. Between them the 1050 Hz tone of NOAA
-Weather Radio, and noise in the place of a voice. Sending such signals outside an authorised test is unlawful
-(47 CFR 11.45).
+eight bits, least significant first; each burst three times, a second apart. Between them the 1050 Hz tone
+of NOAA Weather Radio, and noise in the place of a voice. Sending such signals outside an authorised test
+is unlawful (47 CFR 11.45).
 """
 
 from __future__ import annotations
