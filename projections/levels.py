@@ -61,6 +61,9 @@ class Levels:
                 # Ids come from a primary's clock: those of the next primary may be smaller.
                 self._positions.clear()
                 backoff.wait()
+            except Exception:  # the listener never dies: it says what is wrong and tries again
+                self._log.exception("telemetry failed")
+                backoff.wait()
         self._link.close()
 
     def listen(self) -> None:

@@ -37,7 +37,7 @@ from streams.tail import Position, PositionAhead, Tail
 
 BATCH = 500
 """Events in one transaction, at most."""
-BLOCK = 1.0
+BLOCK = 0.5
 """Seconds that a read waits for news; also the longest that a stop waits for it."""
 REPEAT_TROUBLE = 60.0
 """Seconds after which a trouble that lasts is logged again."""

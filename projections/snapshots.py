@@ -101,10 +101,17 @@ class Snapshots:
             except (Unreachable, ResponseError) as error:
                 if backoff.failures == 0:
                     self._log.warning("snapshots cannot be written", detail=str(error))
-                self._written.clear()
-                self._index = (float("-inf"), [])
+                self._begin_again()
+                backoff.wait()
+            except Exception:  # the writer never dies: it says what is wrong and tries again
+                self._log.exception("snapshots failed")
+                self._begin_again()
                 backoff.wait()
         self._link.close()
+
+    def _begin_again(self) -> None:
+        self._written.clear()
+        self._index = (float("-inf"), [])
 
     def step(self) -> None:
         """Look once and write what is due. Raises Unreachable."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, desc, select
+from sqlalchemy import Connection, select
 
 from projections.rows import columns, structs
 from projections.tables import sources
@@ -13,9 +11,8 @@ from projections.views import SourceView
 
 def all_sources(connection: Connection) -> list[SourceView]:
     """Every source once, by id. While a source moves from one lane to another, the newer row counts."""
-    newest: Any = (
-        select(*columns(sources, SourceView))
-        .distinct(sources.c.id)
-        .order_by(sources.c.id, desc(sources.c.updated_at), desc(sources.c.lane))
+    wanted = select(*columns(sources, SourceView)).order_by(
+        sources.c.id, sources.c.updated_at, sources.c.lane
     )
-    return structs(sources, SourceView, list(connection.execute(newest)))
+    views = structs(sources, SourceView, list(connection.execute(wanted)))
+    return list({view.id: view for view in views}.values())

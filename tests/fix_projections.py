@@ -21,7 +21,8 @@ from streams.connection import Link, connect
 from streams.library import load_library
 from streams.messages import GENESIS, Event, Level, Logged, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
-from streams.settings import IngestSection, PostgresSection, RedisSection, Settings, StationSection
+from streams.settings import IngestSection, PostgresSection, RedisSection, Settings, StationSection, load
+from tests.fix_web import Web
 
 LANE = "node.local"
 EPOCH = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -118,16 +119,11 @@ class Scribe:
 class Yard:
     """A station's servers and what the tests do with them."""
 
-    def __init__(self, redis: RedisSection, postgres: PostgresSection, lanes: int = 1) -> None:
-        self.settings = Settings(
-            station=StationSection(id="test", lanes=lanes),
-            redis=redis,
-            postgres=postgres,
-            ingest=IngestSection(node="local"),
-        )
-        self.keys = StationKeys("test")
-        self.engine: Engine = open_engine(postgres, name="test", connections=8)
-        self.link = connect(redis, "test")
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keys = StationKeys(settings.station.id)
+        self.engine: Engine = open_engine(settings.postgres, name="test", connections=8)
+        self.link = connect(settings.redis, "test")
 
     def prepare(self) -> None:
         """Bring functions and tables to where the projections want them."""
@@ -201,7 +197,17 @@ def folded(events: list[Logged]) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def yard(valkey: RedisSection, postgres: PostgresSection) -> Iterator[Yard]:
     """An empty station on the shared servers, its functions and tables in place."""
-    yard = Yard(valkey, postgres)
+    station = StationSection(id="test", lanes=1)
+    settings = Settings(station=station, redis=valkey, postgres=postgres, ingest=IngestSection(node="local"))
+    yard = Yard(settings)
     yard.prepare()
+    yield yard
+    yard.close()
+
+
+@pytest.fixture
+def web_yard(web: Web) -> Iterator[Yard]:
+    """The station of the running web process."""
+    yard = Yard(load(web.folder.settings))
     yield yard
     yard.close()

@@ -67,6 +67,7 @@ function draw() {
   document.body.dataset.link = wrong ? wrong[0] : frame ? "live" : "waiting";
   say(wrong);
   lamp("link", wrong ? (wrong[0] === "lost" ? "bad" : "warn") : frame ? "good" : "unknown", linkWord(wrong));
+  if (wrong?.[0] === "lost") lamp("service", "unknown", "unknown");
   if (frame) drawWall(frame.data, known);
 }
 
@@ -125,6 +126,12 @@ function drawTally(views, known) {
   if (tally.dataset.shows === now) return;
   tally.dataset.shows = now;
   tally.classList.toggle("unknown", !known);
+  if (!known) {
+    const item = document.createElement("li");
+    item.textContent = "States not known now";
+    tally.replaceChildren(item);
+    return;
+  }
   tally.replaceChildren(
     ...counts
       .filter(([state, count]) => count > 0 || state === "running" || state === "failed")
@@ -133,7 +140,7 @@ function drawTally(views, known) {
         item.dataset.state = state;
         item.classList.toggle("none", count === 0);
         const number = document.createElement("b");
-        number.textContent = known ? String(count) : "?";
+        number.textContent = String(count);
         item.append(number, ` ${state}`);
         return item;
       }),

@@ -63,7 +63,8 @@ export class Tile {
     put(parts.word, inDoubt ? `was ${view.state}` : view.state);
     put(parts.about, about(view));
     put(parts.desired, view.desired);
-    put(parts.observed, inDoubt ? `not known, was ${view.state}` : view.state);
+    put(parts.observed, inDoubt ? "not known now" : view.state);
+    parts.since.hidden = inDoubt;
     const reason = view.trouble ? "Its events cannot be followed now." : view.reason || "";
     put(parts.reason, reason);
     parts.reason.hidden = !reason;
