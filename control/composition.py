@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +57,18 @@ EPILOG = (
 @click.pass_context
 def tocsin(ctx: click.Context) -> None:
     """Control unattended audio ingest: say what should be, see what is, lose nothing."""
-    ctx.meta[DEMO] = _play_demo
+    ctx.meta[DEMO] = partial(_play_demo, ctx.meta)
 
 
-def _play_demo(settings: Settings) -> None:
+def _play_demo(meta: Mapping[str, Any], settings: Settings) -> None:
     """What `up --demo` does once the station is up: the recording is ingest's, the commands are control's."""
-    from control.cli import session
     from control.demo import play
+    from control.place import find
     from ingest.weekly_test import write_weekly_test
 
-    play(settings, session.place().folder(), write_weekly_test)
+    # By then the options behind the verb are known; and this runs in a thread without a click context.
+    named = meta.get(options.KEPT, {}).get("station")
+    play(settings, find(named, os.environ).folder(), write_weekly_test)
 
 
 class Processes(LazyGroup):

@@ -96,7 +96,10 @@ class Desk:
             raise Refused(
                 "exists", f"the id {wish.source!r} belongs to lane {claimed!r}; choose another", "source"
             )
-        return self.submit(wish, lane, timeout=max(deadline - time.monotonic(), 0.1))
+        try:
+            return self.submit(wish, lane, timeout=max(deadline - time.monotonic(), 0.1))
+        except NoAnswer as error:
+            raise NoAnswer(error.id, timeout) from None
 
     def submit(self, wish: Wish, lane: str, *, timeout: float = 10.0) -> Answer:
         """Sign and submit; return the outcome. Raises Refused, NoAnswer, InDoubt, Unreachable, InvalidKey.
@@ -118,9 +121,12 @@ class Desk:
             if error.sent:
                 raise InDoubt(command.command.id, error.detail) from error
             raise
-        except (NoAnswer, InDoubt):
+        except InDoubt:
             self._outbox.keep(command)
             raise
+        except NoAnswer:
+            self._outbox.keep(command)
+            raise NoAnswer(command.command.id, timeout) from None
 
     def _signed(self, wish: Wish, lane: str) -> Signed:
         kept = self._outbox.recall(wish.id) if wish.id is not None else None

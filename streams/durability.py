@@ -10,6 +10,7 @@ been silent for longer than MAX_LAG.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Any
@@ -175,9 +176,15 @@ def attached(link: Link) -> Attached:
     replicas = frozenset(
         value.split(",offset", 1)[0]
         for key, value in lines.items()
-        if key.startswith("slave") and "state=online" in value and int(value.rpartition("lag=")[2]) <= MAX_LAG
+        if re.fullmatch(r"slave\d+", key) and "state=online" in value and _lag(value) <= MAX_LAG
     )
     return Attached(link.address, lines["master_replid"], replicas)
+
+
+def _lag(replica: str) -> int:
+    """Seconds since the replica was last heard; Valkey 9 says more behind the lag."""
+    found = re.search(r"\blag=(\d+)", replica)
+    return int(found[1]) if found else MAX_LAG + 1
 
 
 def replication_id(link: Link) -> str:
