@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from ingest.file_source import FileSource, SourceFailed
-from ingest.meters import Block, peak_dbfs, rms_dbfs, shown
+from ingest.meters import Block, peak_dbfs, rms_dbfs, stated
 from streams.messages import Level, now
 from streams.vocabulary import SourceFact, SourceSettings, SourceState
 
@@ -124,8 +124,8 @@ class Capture:
             Level(
                 source=self.source,
                 at=now(),
-                rms_dbfs=shown(rms_dbfs(block)),
-                peak_dbfs=shown(peak_dbfs(block)),
+                rms_dbfs=stated(rms_dbfs(block)),
+                peak_dbfs=stated(peak_dbfs(block)),
                 seconds=round(self._seconds, 3),
             )
         )

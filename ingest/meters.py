@@ -1,7 +1,10 @@
-"""Levels of audio: RMS and sample peak in dBFS.
+"""How loud a block of audio is, in dBFS: RMS and sample peak.
 
-0 dBFS is full scale (±1.0), so a full-scale sine has a peak of 0 dBFS and an RMS level of −3.01 dBFS
-(AES17 would add 3.01 dB). Digital silence is −∞ in memory.
+0 dBFS is full scale, a sample of ±1.0; a full-scale sine therefore has an RMS level of −3.01 dBFS
+(the convention of ITU-T P.56 and of most recorders, not that of AES17, which adds 3.01 dB).
+Several channels are measured as one signal: the RMS is that of all samples of all channels
+together (the mean of the channels' powers), the peak is that of the loudest channel.
+Digital silence has the level −∞.
 """
 
 from __future__ import annotations
@@ -11,28 +14,59 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Block = NDArray[np.float32]
-"""Samples, shape (frames, channels), full scale ±1.0."""
+Block = NDArray[np.float32] | NDArray[np.float64]
+"""Samples, full scale ±1.0: one row a frame, one column a channel (or one dimension for mono)."""
+
+
+class Meter:
+    """Adds blocks up until it is read. A block's size and number of channels may change."""
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+        self._power = 0.0
+        self._samples = 0
+
+    def add(self, block: Block) -> None:
+        """Take a block in; its samples are finite."""
+        if not block.size:
+            return
+        peak = float(np.max(np.abs(block)))
+        # Scaled by the peak, so that squaring neither overflows nor loses the very quiet.
+        scaled = block.astype(np.float64).ravel() / peak if peak else np.zeros(1)
+        power = peak * peak * float(np.dot(scaled, scaled))
+        self._peak = max(self._peak, peak)
+        self._power += power
+        self._samples += block.size
+
+    def read(self) -> tuple[float, float]:
+        """RMS and peak level in dBFS of what was added since the last reading; −∞ where that is nothing."""
+        mean = self._power / self._samples if self._samples else 0.0
+        levels = decibels(math.sqrt(mean)), decibels(self._peak)
+        self.__init__()  # type: ignore[misc]
+        return levels
 
 
 def rms_dbfs(block: Block) -> float:
-    """RMS level over all channels together, dBFS; −inf for silence and for no samples."""
+    """The RMS level of `block` over all channels, in dBFS."""
     if not block.size:
         return -math.inf
-    return _decibels(math.sqrt(float(np.mean(np.square(block, dtype=np.float64)))))
+    peak = float(np.max(np.abs(block)))
+    if not peak:
+        return -math.inf
+    scaled = block.astype(np.float64).ravel() / peak
+    return decibels(peak) + decibels(math.sqrt(float(np.dot(scaled, scaled)) / block.size))
 
 
 def peak_dbfs(block: Block) -> float:
-    """Sample peak of the loudest channel, dBFS; −inf for silence and for no samples."""
-    if not block.size:
-        return -math.inf
-    return _decibels(float(np.max(np.abs(block))))
+    """The sample peak of `block`, the loudest channel's, in dBFS."""
+    return decibels(float(np.max(np.abs(block)))) if block.size else -math.inf
 
 
-def _decibels(amplitude: float) -> float:
-    return 20 * math.log10(amplitude) if amplitude > 0 else -math.inf
+def decibels(amplitude: float) -> float:
+    """20·log10 of an amplitude; −∞ for 0."""
+    return 20.0 * math.log10(amplitude) if amplitude > 0 else -math.inf
 
 
-def shown(level: float) -> float | None:
-    """A level as it travels: two decimals, None for −∞."""
-    return round(level, 2) if math.isfinite(level) else None
+def stated(level: float) -> float | None:
+    """A level as it leaves the process: two decimals, None for −∞ (JSON has no infinity)."""
+    return None if level == -math.inf else round(level, 2)
