@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import msgspec
-from redis.exceptions import ResponseError
 
 OLDEST = {"redis": (7, 0), "valkey": (8, 0)}
 """The oldest versions that are supported: Functions came with Redis 7.0."""
@@ -71,10 +70,7 @@ def describe(link: Asked) -> Server:
     for section in ("server", "memory", "persistence"):
         facts |= _pairs(link.call("INFO", section))
     product = "valkey" if "valkey_version" in facts else "redis"
-    try:
-        asked = link.call("CONFIG", "GET", "appendfsync")
-    except ResponseError:
-        asked = []
+    asked = _permitted(link, "CONFIG", "GET", "appendfsync")
     return Server(
         product=product,
         version=_version(facts[f"{product}_version"]),
@@ -127,6 +123,19 @@ def faults_of(server: Server) -> list[Fault]:
             )
         )
     return faults
+
+
+def _permitted(link: Asked, *command: str) -> Any:
+    """The answer, empty where the server does not permit the command (managed ones forbid CONFIG)."""
+    try:
+        return link.call(*command)
+    except Exception as error:
+        # Imported at need: the local station, which starts its servers itself, does without redis-py.
+        from redis.exceptions import ResponseError
+
+        if isinstance(error, ResponseError):
+            return []
+        raise
 
 
 def _pairs(info: Any) -> dict[str, str]:

@@ -188,7 +188,10 @@ class RedisSet:
 
     def _lead(self, name: str) -> None:
         self.primary = name
-        write_whole(self._folder.primary, name + "\n")
+        try:
+            write_whole(self._folder.primary, name + "\n")
+        except OSError as error:
+            self._say(f"{self._folder.primary} cannot be written: {error.strerror}")
 
     def _last_primary(self) -> str:
         try:

@@ -93,13 +93,17 @@ def attached(port: int, password: str) -> int:
 def guarded_priority(port: int, said: Standing, named: int | None) -> int | None:
     """The replica-priority that the server on `port` must get now, None to leave it as it is.
 
-    One that calls itself primary, or follows another, while a majority of the Sentinels names
-    `named`, may not be promoted until its link to that one is up.
+    One that calls itself primary while a majority of the Sentinels names `named` is hidden, and
+    shown again once its link to that one is up. A replica whose link is down because its primary
+    died must stay as it is: it is the one to be promoted.
     """
     if named is None:
         return None
-    safe = port == named or (said.follows == named and said.linked)
-    wanted = PROMOTABLE if safe else HIDDEN
+    wanted = said.priority
+    if port == named or (said.follows == named and said.linked):
+        wanted = PROMOTABLE
+    elif said.role == "master":
+        wanted = HIDDEN
     return None if said.priority == wanted else wanted
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ AFTER_HURRY = 3.0
 """Seconds that a child asked to hurry gets before it is killed."""
 
 Say = Callable[[str], None]
+Processes = Mapping[str, tuple[int, int | None]]
+"""The children that have a process: name → (pid, port)."""
 
 
 @dataclass
@@ -106,10 +108,11 @@ class Warden:
 class Supervisor:
     """Keeps children, each by a thread of its own.
 
-    `say` tells the operator, `changed` is called whenever a child got another process.
+    `say` tells the operator; `changed` is called with the processes there are whenever one came or
+    went, and must raise nothing.
     """
 
-    def __init__(self, warden: Warden, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, warden: Warden, say: Say, changed: Callable[[Processes], None]) -> None:
         self._warden = warden
         self._say = say
         self._changed = changed
@@ -120,20 +123,15 @@ class Supervisor:
 
     def keep(self, child: Child) -> None:
         """Start the child as soon as it can be, and again whenever it ends."""
-        kept = self._kept[child.name] = _Kept(child)
+        kept = _Kept(child)
+        with self._guard:
+            self._kept[child.name] = kept
         kept.thread = threading.Thread(target=self._keep, args=(kept,), name=child.name, daemon=True)
         kept.thread.start()
 
     def process(self, name: str) -> Process | None:
         """The child's process; None while it has none."""
         return self._kept[name].process
-
-    def processes(self) -> dict[str, tuple[int, int | None]]:
-        """The children that have a process now: name → (pid, port)."""
-        with self._guard:
-            return {
-                name: (kept.process.pid, kept.child.port) for name, kept in self._kept.items() if kept.process
-            }
 
     def faults(self) -> dict[str, tuple[int, Exception]]:
         """The children whose last start failed: name → (failures in a row, why)."""
@@ -158,7 +156,7 @@ class Supervisor:
     def stop(self, order: Iterable[Iterable[str]]) -> None:
         """End all children for good, one group of names after the other."""
         self.stopping.set()
-        for names in order:
+        for names in (*order, list(self._kept)):
             self.end(names)
         for kept in self._kept.values():
             kept.thread.join()
@@ -183,41 +181,35 @@ class Supervisor:
     def _keep(self, kept: _Kept) -> None:
         pause = FIRST_PAUSE
         while not self.stopping.is_set():
-            launch = self._prepared(kept)
-            if launch is not None:
-                since = log_size(launch)
-                started = time.monotonic()
-                process = self._spawn(kept, launch)
-                if process is None:
-                    return
-                code = process.wait()
-                asked = self._gone(kept, process)
-                if asked or self.stopping.is_set():
-                    pause = FIRST_PAUSE
-                    continue
-                lived = time.monotonic() - started
-                if lived > SETTLED:
-                    pause = FIRST_PAUSE
-                    kept.failures = 0
-                self._failed(kept, failure(launch, since))
-                self._say(
-                    f"{kept.child.name} ended ({_how(code)}) and is started again; its log: {launch.log}"
-                )
-            self.stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            since = time.monotonic()
+            try:
+                asked = self._run(kept)
+            except Exception as error:  # whatever it is: it is said, and tried again
+                asked = False
+                self._failed(kept, error, f"could not be started: {error}")
+            if asked or self.stopping.is_set() or time.monotonic() - since > SETTLED:
+                pause = FIRST_PAUSE
+            if not asked:
+                self.stopping.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _prepared(self, kept: _Kept) -> Launch | None:
-        """How to start the child, waiting until it may be started; None where that failed."""
-        try:
-            while not self.stopping.is_set():
-                launch = kept.child.prepare()
-                if launch is not None:
-                    return launch
-                self.stopping.wait(0.1)
-        except Exception as error:  # whatever it is: it is said, and tried again later
-            self._failed(kept, error)
-            self._say(f"{kept.child.name} cannot be started: {error}")
-        return None
+    def _run(self, kept: _Kept) -> bool:
+        """Start the child as soon as it may be and wait for its end; whether it was asked to end."""
+        while (launch := kept.child.prepare()) is None:
+            if self.stopping.wait(0.1):
+                return True
+        size = log_size(launch)
+        process = self._spawn(kept, launch)
+        if process is None:
+            return True
+        if kept.fault:
+            self._say(f"{kept.child.name} was started again (pid {process.pid})")
+        code = process.wait()
+        if self._gone(kept, process) or self.stopping.is_set():
+            return True
+        fault = failure(launch, size)
+        self._failed(kept, fault, f"ended ({_how(code)}); last in {launch.log}: {fault.reason}")
+        return False
 
     def _spawn(self, kept: _Kept, launch: Launch) -> Process | None:
         with self._guard:
@@ -226,9 +218,7 @@ class Supervisor:
             process = spawn(launch)
             self._warden.watch(process.pid, launch.stop_signal)
             kept.process, kept.launch, kept.ending = process, launch, False
-        if kept.failures:
-            self._say(f"{kept.child.name} was started again (pid {process.pid})")
-        self._changed()
+            self._changed(self._processes())
         return process
 
     def _gone(self, kept: _Kept, process: Process) -> bool:
@@ -237,13 +227,19 @@ class Supervisor:
         self._warden.release(process.pid)
         with self._guard:
             asked, kept.process = kept.ending, None
-        self._changed()
+            self._changed(self._processes())
         return asked
 
-    def _failed(self, kept: _Kept, fault: Exception) -> None:
+    def _failed(self, kept: _Kept, fault: Exception, what: str) -> None:
         with self._guard:
             kept.failures += 1
             kept.fault = fault
+        self._say(f"{kept.child.name} {what}")
+
+    def _processes(self) -> Processes:
+        return {
+            name: (kept.process.pid, kept.child.port) for name, kept in self._kept.items() if kept.process
+        }
 
 
 def _how(code: int) -> str:

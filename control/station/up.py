@@ -15,13 +15,14 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from control.place import find
 from control.station import folder as place
 from control.station import instance, postgres
 from control.station.account import NoAccount
 from control.station.folder import Folder
 from control.station.process import Launch, PortTaken, Process
 from control.station.redis_set import RedisSet
-from control.station.supervisor import Child, Say, Supervisor, Warden
+from control.station.supervisor import Child, Processes, Say, Supervisor, Warden
 from streams.server_check import WrongServer
 from streams.settings import Settings, load
 
@@ -232,7 +233,8 @@ class _Station:
 
     def _welcome(self) -> None:
         tocsin = shlex.quote(_command())
-        station = f" --station {shlex.quote(str(self._folder.path))}"
+        ours = find(None, os.environ).directory == self._folder.path
+        station = "" if ours else f" --station {shlex.quote(str(self._folder.path))}"
         if self._stop.is_set():
             return
         self._say(f"Ready after {self._elapsed():.1f} s.\n")
@@ -241,6 +243,7 @@ class _Station:
         self._say("  Try next    " + f"{tocsin} source list{station}")
         self._say("              " + f"{tocsin} source add my-file --file RECORDING.wav --start{station}")
         self._say("              " + f"{tocsin} event tail{station}")
+        self._say("              " + f"{tocsin} dashboard{station}   (a link that may start and stop, too)")
         self._say("  Stop        Ctrl-C here, or " + f"{tocsin} down{station}\n")
 
     def _end(self) -> None:
@@ -251,9 +254,11 @@ class _Station:
         instance.forget(self._folder)
         self._say("Stopped. The data are kept.")
 
-    def _tell(self) -> None:
-        if not self._supervisor.stopping.is_set():
-            instance.tell(self._folder, _address(self._settings), self._supervisor.processes())
+    def _tell(self, processes: Processes) -> None:
+        try:
+            instance.tell(self._folder, _address(self._settings), processes)
+        except OSError as error:
+            self._say(f"{self._folder.state} cannot be written: {error.strerror}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
