@@ -13,7 +13,7 @@ from litestar import MediaType, Request, Response, Router, get
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from projections.live import Live
@@ -72,19 +72,20 @@ def _reading(reads: Reads, live: Live, settings: Settings) -> Router:
         return reads.sources()
 
     @get("/api/audio/sources/{id:str}", sync_to_thread=True)
-    def show_source(id: str) -> Envelope[SourceView]:
+    def show_source(id: FromPath[str]) -> Envelope[SourceView]:
         """One source."""
         return reads.source(id)
 
     @get("/api/commands", sync_to_thread=True)
     def list_commands(
-        limit: Annotated[int, Parameter(ge=1, le=MOST_COMMANDS)] = 50, source: str | None = None
+        limit: Annotated[int, QueryParameter(ge=1, le=MOST_COMMANDS)] = 50,
+        source: FromQuery[str | None] = None,
     ) -> Envelope[list[CommandView]]:
         """The latest results, newest first, of one source or of all."""
         return reads.commands(limit=limit, source=source)
 
     @get("/api/commands/{id:str}", sync_to_thread=True)
-    def show_command(id: str) -> Envelope[CommandView]:
+    def show_command(id: FromPath[str]) -> Envelope[CommandView]:
         """What became of a command; 404 while no result of it is known."""
         return reads.command(id)
 
@@ -147,7 +148,7 @@ def _open(reads: Reads) -> Router:
         return page_file("index.html")
 
     @get("/page/{name:str}", sync_to_thread=False, include_in_schema=False)
-    def page_part(name: str) -> Response[bytes]:
+    def page_part(name: FromPath[str]) -> Response[bytes]:
         if name not in contents:
             return Response(b"", status_code=404, media_type=MediaType.TEXT)
         return page_file(name)
