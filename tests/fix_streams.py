@@ -1,0 +1,260 @@
+"""A station's hall on a real server: settings, a key, links, the server-side functions, and owners."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from streams.admission import Task
+from streams.audit import Verdict, verify
+from streams.connection import Link, connect
+from streams.durability import Prover
+from streams.lease import Lease, acquire
+from streams.library import load_library
+from streams.log import Post
+from streams.messages import GENESIS, Durability, Logged, canonical, digest, new_command
+from streams.names import LaneKeys, StationKeys
+from streams.replay import replay, stored
+from streams.settings import KeysSection, RedisSection, Settings, StationSection
+from streams.signing import Key, create_key
+from streams.submit import Signed, Submitter, signed
+from streams.worker import LaneWorker, Result
+
+LANE = "p0"
+DONE = Result(outcome="completed", state="running")
+
+
+class Hall:
+    """One station with an id of its own on a server that others use too; its lane is p0."""
+
+    def __init__(self, redis: RedisSection, folder: Path, durability: Durability | None = None) -> None:
+        self.settings = Settings(
+            station=StationSection(id=f"t-{uuid4().hex[:20]}", durability=durability),
+            redis=redis,
+            keys=KeysSection(directory=str(folder / "keys")),
+        )
+        self.key = create_key(folder / "keys", "operator", "engineer")
+        self.keyring: dict[str, Key] = {self.key.id: self.key}
+        self.station = StationKeys(self.settings.station.id)
+        self.keys: LaneKeys = self.station.lane(LANE)
+        self._links: list[Link] = []
+        self.link = self.new_link()
+        load_library(self.link)
+
+    def new_link(self, name: str = "test") -> Link:
+        """Another link; it is closed at the end of the test."""
+        link = connect(self.settings.redis, name)
+        self._links.append(link)
+        return link
+
+    def submitter(self, prover: Prover | None = None) -> Submitter:
+        """A submitter with a link of its own."""
+        return Submitter(self.settings, self.new_link("submit"), prover)
+
+    def command(
+        self, type: str = "source.start", source: str = "kwfm", *, key: Key | None = None, **changes: Any
+    ) -> Signed:
+        """A signed command for the lane, `changes` made to it before it is signed."""
+        signer = key or self.key
+        command = new_command(
+            station=self.settings.station.id, lane=LANE, source=source, type=type, params={}, key=signer.id
+        )
+        return signed(msgspec.structs.replace(command, **changes), signer)
+
+    def events(self) -> list[Logged]:
+        """The lane's log as it stands."""
+        return list(replay(self.link, self.keys))
+
+    def results(self) -> dict[str, list[str]]:
+        """Command id → the outcomes that the log holds for it, in order."""
+        found: dict[str, list[str]] = {}
+        for logged in self.events():
+            if logged.event.type.startswith("command.") and logged.event.command:
+                found.setdefault(logged.event.command, []).append(logged.event.type.split(".")[1])
+        return found
+
+    def verdict(self) -> Verdict:
+        """What an audit says of the lane's log."""
+        return verify(LANE, stored(self.link, self.keys))
+
+    def waiting(self) -> int:
+        """How many commands stand in the lane's stream, taken or not."""
+        return int(self.link.call("XLEN", self.keys.commands))
+
+    def all_keys(self) -> set[str]:
+        """Every key on the server, whoever made it."""
+        keys, cursor = set(), b"0"
+        while True:
+            cursor, found = self.link.call("SCAN", cursor, "COUNT", 1000)
+            keys |= {key.decode() for key in found}
+            if cursor == b"0":
+                return keys
+
+    def own_keys(self) -> set[str]:
+        """Every key of this station."""
+        return {key for key in self.all_keys() if key.startswith(self.station.meta.removesuffix("meta"))}
+
+    def dump(self) -> dict[str, bytes]:
+        """All keys of the station with their contents, to be compared."""
+        return {key: self.link.call("DUMP", key) for key in self.own_keys()}
+
+    def close(self) -> None:
+        """Remove what the station left and close its links."""
+        if keys := self.own_keys():
+            self.link.call("UNLINK", *keys)
+        for link in self._links:
+            link.close()
+
+
+class Functions:
+    """The server-side functions of one lane, called as they are: what they answer is not interpreted."""
+
+    def __init__(self, hall: Hall) -> None:
+        self.link = hall.link
+        self.keys = hall.keys
+
+    def submit(
+        self, id: str, raw: bytes = b"{}", source: str = "kwfm", expected: int | str = "", client: str = ""
+    ) -> Any:
+        keys = self.keys
+        return self.link.call(
+            "FCALL", "tocsin_submit", 4, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
+            id, digest(raw), source, raw, "signature", client, expected,
+        )  # fmt: skip
+
+    def acquire(self, owner: str = "one", before: str = "") -> Lease:
+        lease = acquire(self.link, self.keys, owner, before)
+        assert isinstance(lease, Lease)
+        return lease
+
+    def take(self, fence: str, mode: str = "new", count: int = 100) -> Any:
+        keys = self.keys
+        return self.link.call(
+            "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids, fence, "one", count, mode
+        )
+
+    def append(
+        self,
+        lease: Lease,
+        events: Sequence[bytes],
+        settlements: Sequence[tuple[str, str, str, int]] = (),
+        *,
+        seq: int = 0,
+        hash: str = GENESIS,
+        fence: str | None = None,
+        at_once: bool = False,
+    ) -> Any:
+        """Append events (their bytes) and settle (entry, id, answer, forget at in ms)."""
+        keys = self.keys
+        request: list[Any] = [lease.fence if fence is None else fence, seq, hash, lease.token, int(at_once)]
+        request += [len(events), *(part for raw in events for part in (raw, digest(raw)))]
+        request += [len(settlements), *(part for settlement in settlements for part in settlement)]
+        return self.link.call(
+            "FCALL", "tocsin_append", 6, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
+            keys.id_expiry, *request,
+        )  # fmt: skip
+
+    def raise_watermark(self, seq: int, hash: str, token: int, replication_id: str) -> Any:
+        keys = self.keys
+        return self.link.call(
+            "FCALL", "tocsin_raise", 2, keys.head, keys.events, seq, hash, token, replication_id
+        )
+
+    def tail(self, after: int = 0, hash: str = GENESIS, count: int = 100) -> Any:
+        return self.link.call(
+            "FCALL_RO", "tocsin_tail", 2, self.keys.head, self.keys.events, after, hash, count
+        )
+
+
+class Scripted:
+    """A handler that plays what the test gives it, and remembers what was asked of it."""
+
+    def __init__(self, play: Callable[[Task], Result] = lambda task: DONE) -> None:
+        self.play = play
+        self.executed: list[Task] = []
+        self.restored: list[list[Logged]] = []
+        self.begun = 0
+        self.ended = 0
+        self.post: Post | None = None
+        self._lock = threading.Lock()
+
+    def restore(self, events: Iterator[Logged]) -> None:
+        self.restored.append(list(events))
+
+    def begin(self, post: Post) -> None:
+        self.begun += 1
+        self.post = post
+
+    def execute(self, task: Task) -> Result:
+        with self._lock:
+            self.executed.append(task)
+        return self.play(task)
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@contextmanager
+def working(
+    hall: Hall, handler: Any, *, node: str = "one", prover: Prover | None = None, wait: bool = True
+) -> Iterator[LaneWorker]:
+    """Own the hall's lane meanwhile, in a thread of this process."""
+    worker = LaneWorker(
+        hall.settings,
+        LANE,
+        node,
+        handler,
+        keyring=lambda: hall.keyring,
+        prover=prover or Prover(hall.settings.redis),
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,), name=f"owner-{node}")
+    thread.start()
+    try:
+        if wait:
+            assert worker.owned.wait(30), "the lane was not acquired"
+        yield worker
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive(), "the owner did not end"
+
+
+def chain(count: int, *, token: int = 1, first: int = 1, prev: str = GENESIS, **data: Any) -> list[bytes]:
+    """The bytes of `count` events that follow one another."""
+    raws: list[bytes] = []
+    for seq in range(first, first + count):
+        raw = canonical(
+            {
+                "seq": seq, "prev": prev, "token": token, "at": "2026-01-01T00:00:00Z",
+                "logged_at": "2026-01-01T00:00:00Z", "node": "one", "type": "source.running",
+                "data": data, "schema": 1, "source": "kwfm",
+            }
+        )  # fmt: skip
+        raws.append(raw)
+        prev = digest(raw)
+    return raws
+
+
+@pytest.fixture
+def hall(valkey_server: RedisSection, tmp_path: Path) -> Iterator[Hall]:
+    """A station on this worker's Valkey; the test fails when it leaves a key without the station's prefix."""
+    made = Hall(valkey_server, tmp_path)
+    before = made.all_keys()
+    yield made
+    foreign = made.all_keys() - before - made.own_keys()
+    made.close()
+    assert not foreign, f"keys without the station's prefix: {sorted(foreign)}"
+
+
+@pytest.fixture
+def functions(hall: Hall) -> Functions:
+    """The server-side functions of the hall's lane."""
+    return Functions(hall)
