@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+PEERS_READY := $(PEERS)/.ready
 # Each test worker starts real servers: more workers than this help only on large machines.
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup run test check format bench lock clean
+.PHONY: help setup run test check format bench bench-lock lock clean
 .NOTPARALLEL:
 
 help:
@@ -17,7 +19,7 @@ help:
 	@echo "make test     run the whole test suite        (ARGS='-k source' passes arguments to pytest)"
 	@echo "make check    lint, format, types, import rules"
 	@echo "make format   put the code into shape"
-	@echo "make bench    measure"
+	@echo "make bench    measure, beside Pub/Sub and task queues (ARGS='roundtrip --quick', ARGS='log')"
 	@echo "make lock     pin the dependencies again, after a change in pyproject.toml"
 	@echo "make clean    remove $(VENV) and caches (never a station's data)"
 
@@ -51,8 +53,21 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: setup $(PEERS_READY)
 	@$(BIN)/python -m bench $(ARGS)
+
+# What Tocsin is measured beside wants other versions of the same packages.
+$(PEERS_READY): bench/requirements.lock
+	@echo "Setting up $(PEERS) (once; takes a minute)"
+	@rm -rf $(PEERS)
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install -qq --require-hashes --no-deps -r bench/requirements.lock
+	@touch $@
+
+bench-lock: setup
+	@UV_CUSTOM_COMPILE_COMMAND="make bench-lock" $(BIN)/uv pip compile bench/requirements.in --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--quiet --output-file bench/requirements.lock
 
 lock: setup
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --group dev --universal \
@@ -60,4 +75,4 @@ lock: setup
 		--quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
