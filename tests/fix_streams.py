@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -48,9 +50,9 @@ class Hall:
         self.link = self.new_link()
         load_library(self.link)
 
-    def new_link(self, name: str = "test") -> Link:
+    def new_link(self, name: str = "test", redis: RedisSection | None = None) -> Link:
         """Another link; it is closed at the end of the test."""
-        link = connect(self.settings.redis, name)
+        link = connect(redis or self.settings.redis, name)
         self._links.append(link)
         return link
 
@@ -201,13 +203,96 @@ class Scripted:
         self.ended += 1
 
 
+class Wire:
+    """A way to a Redis server on which the next command of a name can be lost, or only its reply.
+
+    Both ends see their connection break, as when a host on the way dies.
+    """
+
+    def __init__(self, redis: RedisSection) -> None:
+        host, port = redis.url.removeprefix("redis://").split("/")[0].split(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.redis = msgspec.structs.replace(
+            redis, url=f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        )
+        self._lock = threading.Lock()
+        self._lose: tuple[bytes, str] | None = None
+        self.lost = threading.Event()
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, name="wire")]
+        self._threads[0].start()
+
+    def lose(self, name: str, what: Literal["request", "reply"]) -> None:
+        """Lose the next request that contains `name`, or the reply to it; `lost` is set when that is done."""
+        with self._lock:
+            self.lost.clear()
+            self._lose = (name.encode(), what)
+
+    def close(self) -> None:
+        """Break all connections and take no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for end in self._open:
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            deaf = threading.Event()
+            self._open += [client, server]
+            for thread in (
+                threading.Thread(target=self._carry, args=(client, server, deaf, True), name="wire"),
+                threading.Thread(target=self._carry, args=(server, client, deaf, False), name="wire"),
+            ):
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, deaf: threading.Event, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(1 << 20):
+                what = self._loss_in(chunk) if up else ""
+                if what == "request" or (not up and deaf.is_set()):
+                    self.lost.set()
+                    break
+                if what == "reply":
+                    deaf.set()
+                target.sendall(chunk)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _loss_in(self, chunk: bytes) -> str:
+        with self._lock:
+            if self._lose is None or self._lose[0] not in chunk:
+                return ""
+            what, self._lose = self._lose[1], None
+            return what
+
+
 @contextmanager
 def working(
-    hall: Hall, handler: Any, *, node: str = "one", prover: Prover | None = None, wait: bool = True
+    hall: Hall,
+    handler: Any,
+    *,
+    node: str = "one",
+    prover: Prover | None = None,
+    wait: bool = True,
+    redis: RedisSection | None = None,
 ) -> Iterator[LaneWorker]:
-    """Own the hall's lane meanwhile, in a thread of this process."""
+    """Own the hall's lane meanwhile, in a thread of this process, reaching the server by `redis`."""
     worker = LaneWorker(
-        hall.settings,
+        msgspec.structs.replace(hall.settings, redis=redis or hall.settings.redis),
         LANE,
         node,
         handler,
@@ -244,14 +329,24 @@ def chain(count: int, *, token: int = 1, first: int = 1, prev: str = GENESIS, **
 
 
 @pytest.fixture
-def hall(valkey_server: RedisSection, tmp_path: Path) -> Iterator[Hall]:
+def hall(valkey_server: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     """A station on this worker's Valkey; the test fails when it leaves a key without the station's prefix."""
+    # An owner looks this often whether it is to stop; commands wake it anyway.
+    monkeypatch.setattr("streams.worker.IDLE", 0.2)
     made = Hall(valkey_server, tmp_path)
     before = made.all_keys()
     yield made
     foreign = made.all_keys() - before - made.own_keys()
     made.close()
     assert not foreign, f"keys without the station's prefix: {sorted(foreign)}"
+
+
+@pytest.fixture
+def wire(valkey_server: RedisSection) -> Iterator[Wire]:
+    """A way to this worker's Valkey that can lose requests and replies."""
+    made = Wire(valkey_server)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,0 +1,243 @@
+"""Submitting commands and learning what became of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from streams.connection import Unreachable
+from streams.messages import MAX_COMMAND_BYTES, canonical
+from streams.submit import InDoubt, NoAnswer, Refused, Signed
+from streams.worker import Result
+from tests.fix_streams import DONE, Hall, Scripted, working
+from tests.test_streams_connection import kill_clients
+
+
+def test_the_submitter_gets_the_real_outcome(hall: Hall) -> None:
+    """What the handler said is what the submitter is told, with the seq of the result in the log."""
+    result = Result(
+        outcome="failed", reason="no_signal", field="source", detail="the antenna is off", state="failed"
+    )
+    with working(hall, Scripted(lambda task: result)):
+        answer = hall.submitter().submit(hall.command())
+    logged = hall.events()[answer.seq - 1]
+    assert (answer.outcome, answer.reason, answer.field) == ("failed", "no_signal", "source")
+    assert (answer.detail, answer.state, answer.sequence) == ("the antenna is off", "failed", 1)
+    assert (logged.event.type, logged.event.command) == ("command.failed", answer.id)
+
+
+def test_the_same_command_again_gets_the_first_answer(hall: Hall) -> None:
+    """Sending it again, to the same or another owner, adds nothing and executes nothing."""
+    handler = Scripted()
+    command = hall.command()
+    with working(hall, handler):
+        first = hall.submitter().submit(command)
+    log = hall.events()
+    assert hall.submitter().submit(command) == first
+    assert hall.events() == log
+    assert len(handler.executed) == 1
+
+
+def test_ten_at_once_are_one(hall: Hall) -> None:
+    """Ten threads submit the same command: one entry, one execution, one result, ten equal answers."""
+    handler = Scripted()
+    command = hall.command()
+    ready = threading.Barrier(10)
+
+    def submit() -> object:
+        submitter = hall.submitter()
+        ready.wait(10)
+        return submitter.submit(command)
+
+    with working(hall, handler), ThreadPoolExecutor(10) as pool:
+        answers = {canonical(answer) for answer in pool.map(lambda _: submit(), range(10))}
+    assert len(answers) == 1
+    assert len(handler.executed) == 1
+    assert hall.results() == {command.command.id: ["completed"]}
+    assert int(hall.link.call("HGET", hall.keys.sequence, "kwfm")) == 1
+
+
+def test_ten_at_once_without_an_owner_are_one_entry(hall: Hall) -> None:
+    """Before anybody executes it, too, the command stands in the lane once."""
+    command = hall.command()
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda _: hall.submitter().accept(command, timeout=5), range(10)))
+    assert hall.waiting() == 1
+
+
+def test_other_bytes_under_the_same_id_are_a_conflict(hall: Hall) -> None:
+    """An id stands for one command; another one under it is refused and changes nothing."""
+    command = hall.command()
+    hall.submitter().accept(command, timeout=5)
+    before = hall.dump()
+    other = hall.command(type="source.stop", id=command.command.id)
+    with pytest.raises(Refused) as caught:
+        hall.submitter().submit(other)
+    assert (caught.value.reason, caught.value.field) == ("conflict", "id")
+    assert hall.dump() == before
+
+
+def test_if_sequence_lets_only_the_faster_of_two_through(hall: Hall) -> None:
+    """Two who decided on the same state: the second is told, and nothing of it is added."""
+    first, second = (hall.command(if_sequence=0) for _ in range(2))
+    hall.submitter().accept(first, timeout=5)
+    with pytest.raises(Refused, match="sequence 1, not 0") as caught:
+        hall.submitter().submit(second)
+    assert (caught.value.reason, caught.value.field) == ("sequence", "if_sequence")
+    assert hall.waiting() == 1
+    hall.submitter().accept(hall.command(if_sequence=1), timeout=5)
+    assert hall.submitter().accept(first, timeout=5) is None
+
+
+def test_without_an_owner_there_is_honestly_no_answer_yet(hall: Hall) -> None:
+    """After its time the submitter is told the id to ask again by; later the same id has its answer."""
+    command = hall.command()
+    submitter = hall.submitter()
+    began = time.monotonic()
+    with pytest.raises(NoAnswer) as caught:
+        submitter.submit(command, timeout=0.3)
+    assert caught.value.id == command.command.id
+    assert 0.25 < time.monotonic() - began < 3
+    with working(hall, Scripted()):
+        assert submitter.submit(command).outcome == "completed"
+
+
+def test_a_lost_reply_is_got_by_asking_again(hall: Hall) -> None:
+    """The reply stream only wakes the submitter: with it gone, the answer comes from the id's mark."""
+    release = threading.Event()
+    command = hall.command()
+
+    def play(task: object) -> Result:
+        assert release.wait(10)
+        return DONE
+
+    submitter = hall.submitter()
+    with working(hall, Scripted(play)), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(submitter.submit, command)
+        key = hall.station.replies(submitter._replies)
+        # A key of another type cannot take the reply: it is lost, and the lane must go on all the same.
+        hall.link.call("SET", key, "in the way", "EX", 60)
+        release.set()
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            waiting.result(20)
+        hall.link.call("DEL", key)
+        assert submitter.submit(command).outcome == "completed"
+        assert submitter.submit(hall.command(source="other")).outcome == "completed"
+    assert hall.verdict().fault is None
+
+
+def test_a_lost_reply_does_not_keep_the_submitter_waiting(hall: Hall) -> None:
+    """Whose reply was deleted while it waited asks the lane itself, within its time."""
+    took = threading.Event()
+    release = threading.Event()
+
+    def play(task: object) -> Result:
+        took.set()
+        assert release.wait(10)
+        return DONE
+
+    command = hall.command()
+    anonymous = hall.submitter()
+    with working(hall, Scripted(play)), ThreadPoolExecutor(1) as pool:
+        anonymous._replies = "nobody"
+        assert anonymous.accept(command, timeout=5) is None
+        assert took.wait(10)
+        # The reply goes to "nobody"; this submitter waits for one of its own.
+        waiting = pool.submit(hall.submitter().submit, command)
+        release.set()
+        assert waiting.result(10).outcome == "completed"
+
+
+def test_replies_go_away_by_themselves(hall: Hall) -> None:
+    """A client's replies have a time to live: a submitter that left leaves nothing for ever."""
+    submitter = hall.submitter()
+    with working(hall, Scripted()):
+        submitter.submit(hall.command())
+    assert 0 < hall.link.call("TTL", hall.station.replies(submitter._replies)) <= 120
+
+
+def test_a_command_that_is_too_large_is_refused_before_it_is_sent(hall: Hall) -> None:
+    """Its size is told; nothing reaches the lane."""
+    with pytest.raises(Refused, match=str(MAX_COMMAND_BYTES)) as caught:
+        hall.submitter().submit(hall.command(params={"a": "x" * MAX_COMMAND_BYTES}))
+    assert caught.value.reason == "too_large"
+    assert hall.own_keys() == set()
+
+
+def test_a_durability_that_is_not_offered_is_refused_before_it_is_sent(hall: Hall) -> None:
+    """`archive` comes later: who wants it is told, and nothing is submitted."""
+    with pytest.raises(Refused) as caught:
+        hall.submitter().submit(hall.command(durability="archive"))
+    assert (caught.value.reason, caught.value.field) == ("durability", "durability")
+    assert hall.own_keys() == set()
+
+
+def test_disk_without_an_append_only_file_is_refused_before_it_is_sent(hall: Hall) -> None:
+    """Where no disk can be waited for, the command is not accepted first and disowned afterwards."""
+    hall.link.call("CONFIG", "SET", "appendonly", "no")
+    try:
+        with pytest.raises(Refused, match="appendonly") as caught:
+            hall.submitter().submit(hall.command(durability="disk"))
+        assert caught.value.reason == "durability"
+        assert hall.own_keys() == set()
+    finally:
+        hall.link.call("CONFIG", "SET", "appendonly", "yes")
+
+
+def test_a_command_of_an_unloaded_library_says_what_to_do(hall: Hall) -> None:
+    """Without the server-side functions nothing is submitted, and the message says how to get them."""
+    submitter = hall.submitter()
+    hall.link.call("FUNCTION", "DELETE", "tocsin")
+    with pytest.raises(Unreachable, match="tocsin doctor") as caught:
+        submitter.submit(hall.command())
+    assert not caught.value.sent
+
+
+def test_a_connection_lost_while_submitting_leaves_doubt_and_the_id(hall: Hall) -> None:
+    """Nobody knows whether it was accepted; the message says so, and sending the same again settles it."""
+    submitter = hall.submitter()
+    submitter.accept(hall.command(source="other"), timeout=5)
+    command = hall.command()
+    kill_clients(hall.link, "tocsin-submit")
+    with pytest.raises(InDoubt, match="submitting the same id again is safe") as caught:
+        submitter.submit(command)
+    assert caught.value.id == command.command.id
+    with working(hall, Scripted()):
+        assert submitter.submit(command).outcome == "completed"
+
+
+def test_a_connection_lost_while_waiting_only_delays_the_answer(hall: Hall) -> None:
+    """Once accepted, the submitter comes back by itself and gets its answer."""
+    release = threading.Event()
+    began = threading.Event()
+
+    def play(task: object) -> Result:
+        began.set()
+        assert release.wait(10)
+        return DONE
+
+    with working(hall, Scripted(play)), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(hall.submitter().submit, hall.command())
+        assert began.wait(10)
+        kill_clients(hall.link, "tocsin-submit")
+        release.set()
+        assert waiting.result(10).outcome == "completed"
+
+
+def test_a_signature_is_of_the_bytes_that_travel(hall: Hall) -> None:
+    """What was altered after signing is rejected with its reason, executed by nobody, and logged."""
+    handler = Scripted()
+    command = hall.command()
+    altered = command.raw.replace(b"source.start", b"source.stop_")
+    with working(hall, handler):
+        answer = hall.submitter().submit(Signed(command.command, altered, command.signature))
+        unsigned = hall.command()
+        bare = hall.submitter().submit(msgspec.structs.replace(unsigned, signature=""))
+    assert (answer.outcome, answer.reason) == ("rejected", "bad_signature")
+    assert (bare.outcome, bare.reason) == ("rejected", "unsigned")
+    assert handler.executed == []
+    assert hall.results() == {command.command.id: ["rejected"], unsigned.command.id: ["rejected"]}
