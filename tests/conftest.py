@@ -27,9 +27,13 @@ GRACE = 5.0
 session_key = pytest.StashKey[pytest.Session]()
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Mark this run's environment, so that whatever it starts can be told from other processes."""
-    if not hasattr(config, "workerinput"):
+    if not _is_worker(config):
         os.environ[MARK] = uuid.uuid4().hex
 
 
@@ -39,6 +43,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Tell what was not really tested, and what was left running; fail the run where that is not in order."""
+    if _is_worker(config):
+        return  # xdist's workers end one after the other: only the last word counts
     wrong = _report_skipped_parts(terminalreporter) + _report_leaks(terminalreporter)
     session = config.stash[session_key]
     if wrong and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

@@ -71,6 +71,22 @@ def test_a_process_left_running_fails_the_run_and_is_ended(tmp_path: Path, worke
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+SHORT_AND_LONG = """
+import subprocess, time
+def test_short():
+    pass
+def test_long():
+    process = subprocess.Popen(["sleep", "4"])
+    assert process.wait() == 0
+"""
+
+
+def test_a_worker_that_ends_early_leaves_the_others_processes_alone(tmp_path: Path) -> None:
+    """Only the whole run's end is the time to look for what was left: one worker ends before another."""
+    ran = session(tmp_path, SHORT_AND_LONG, workers=2, ci=False)
+    assert ran.returncode == 0, ran.stdout
+
+
 def test_only_the_named_section_lists_parts() -> None:
     """Parts are read from the table under their heading, and from nowhere else."""
     table = "| part | why |\n|---|---|\n| `browser` | none here |\n"
