@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,23 +18,27 @@ EVERY = 0.5
 """Seconds between two looks at the servers."""
 LATE = 20.0
 """Seconds after which a cold start goes on without a server that does not answer, if a majority does."""
-ALL_GONE = 1.0
-"""Seconds without any server after which they are started as at a cold start."""
+NOBODY = 1.0
+"""Seconds without a primary and without anyone to promote, after which all start as at a cold start."""
 NO_FAILOVER = 60.0
 """Seconds that the Sentinels may go on naming a primary that is gone, until the same is done."""
 STRAY = 15.0
 """Seconds that a second primary gets to be turned into a replica by the Sentinels."""
 
 
-def must_start_cold(running: Mapping[str, bool], named: str | None, *, gone: float, unled: float) -> bool:
-    """Whether the servers must be started as if the station had been off.
+def must_start_cold(
+    running: Container[str], hidden: Container[str], primary: str, *, barren: float, unled: float
+) -> bool:
+    """Whether all servers must be started as if the station had been off.
 
-    `gone` is for how many seconds no server has run, `unled` for how many the `named` primary has
-    not. The Sentinels can then promote nobody.
+    The `primary` named last does not run: for `unled` seconds; and for `barren` seconds there has
+    been nobody whom the Sentinels could promote: those that run are `hidden`, because they were
+    started again and are not in sync yet.
     """
-    if not any(running.values()):
-        return gone >= ALL_GONE
-    return named is not None and not running[named] and unled >= NO_FAILOVER
+    if primary in running:
+        return False
+    promotable = any(name in running and name not in hidden for name in SERVERS)
+    return barren >= NOBODY if not promotable else unled >= NO_FAILOVER
 
 
 class RedisSet:
@@ -51,6 +55,7 @@ class RedisSet:
         self._say = say
         self._cold = True
         self._since: dict[str, float] = {}
+        self._hidden: set[str] = set()
         self.primary = self._last_primary()
         self.fault: Exception | None = None
 
@@ -92,6 +97,7 @@ class RedisSet:
         named = self._named()
         if named is None or named == name:
             return None
+        self._hidden.add(name)
         return valkey.launch(
             server,
             self._password,
@@ -121,6 +127,7 @@ class RedisSet:
         check_server(_Asked(self._ports[chosen], self._password))
         for name in SENTINELS:
             sentinel.forget(self._place(name))
+        self._hidden.clear()
         self._lead(chosen)
         self._cold = False
 
@@ -167,6 +174,10 @@ class RedisSet:
             priority = replication.guarded_priority(port, said, self._ports[named])
             if priority is not None:
                 replication.set_priority(port, self._password, priority)
+            if (said.priority if priority is None else priority) == replication.HIDDEN:
+                self._hidden.add(name)
+            else:
+                self._hidden.discard(name)
             if self._lasts(f"stray {name}", stray) > STRAY:
                 replication.follow(port, self._password, self._ports[named])
                 self._say(f"{name} called itself primary beside {named} and was made its replica")
@@ -174,10 +185,10 @@ class RedisSet:
             return  # it is looked at again
 
     def _lost(self) -> bool:
-        running = {name: self._supervisor.process(name) is not None for name in SERVERS}
-        gone = self._lasts("all gone", not any(running.values()))
-        unled = self._lasts("unled", not running[self.primary])
-        return must_start_cold(running, self.primary, gone=gone, unled=unled)
+        running = {name for name in SERVERS if self._supervisor.process(name) is not None}
+        unled = self._lasts("unled", self.primary not in running)
+        barren = self._lasts("barren", self.primary not in running and running <= self._hidden)
+        return must_start_cold(running, self._hidden, self.primary, barren=barren, unled=unled)
 
     def _lasts(self, what: str, true: bool) -> float:
         """For how many seconds `what` has been true without a break."""
