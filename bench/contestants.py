@@ -66,8 +66,9 @@ class Running:
         self._env = {**os.environ}
         arguments: Sequence[str] = contestant.arguments
         if own:
-            places = [word for lane, source in stage.places for word in ("--place", f"{lane}/{source}")]
-            arguments = ("--settings", str(stage.path), *arguments, *places)
+            lanes = [word for lane in stage.lanes for word in ("--lane", lane)]
+            sources = ("--sources", str(stage.sources))
+            arguments = ("--settings", str(stage.path), *arguments, *lanes, *sources)
         else:
             self._env["BENCH_REDIS_URL"] = stage.redis_url(database)
             self._start("worker", ())

@@ -27,6 +27,8 @@ from streams.messages import decode_event
 from streams.replay import stored
 
 PEERS_PYTHON = Path(".venv-bench/bin/python")
+WARM_UP = 0.3
+"""Seconds of each contestant's two turns before the first round, not counted."""
 Measured = dict[str, list[dict[str, float]]]
 """By contestant: what each round gave (p50_ms, p99_ms, per_second)."""
 
@@ -38,33 +40,31 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
 
 def summary(measured: Measured) -> dict[str, dict[str, float]]:
     """Medians over the rounds, and medians of each round's ratios to Pub/Sub and to the best queue."""
-    queues = [one.name for one in CONTESTANTS if one.group == "queue" and measured.get(one.name)]
-
-    def median(values: Iterable[float]) -> float:
-        return round(statistics.median(values), 4)
-
+    queues = [measured[one.name] for one in CONTESTANTS if one.group == "queue" and one.name in measured]
+    best_rates = [max(each["per_second"] for each in together) for together in zip(*queues, strict=True)]
+    base = measured.get(BASELINE, [])
     found: dict[str, dict[str, float]] = {}
     for name, rounds in measured.items():
-        row = {key: median(each[key] for each in rounds) for key in ("p50_ms", "p99_ms", "per_second")}
-        if base := measured.get(BASELINE):
+        row = {key: _median(each[key] for each in rounds) for key in ("p50_ms", "p99_ms", "per_second")}
+        if base:
             pairs = list(zip(rounds, base, strict=True))
-            row["p50_to_pubsub"] = median(mine["p50_ms"] / other["p50_ms"] for mine, other in pairs)
-            row["rate_to_pubsub"] = median(mine["per_second"] / other["per_second"] for mine, other in pairs)
-        if queues:
-            best = [
-                max(each) for each in zip(*([r["per_second"] for r in measured[q]] for q in queues), strict=True)
-            ]
-            fastest = [
-                min(each) for each in zip(*([r["p50_ms"] for r in measured[q]] for q in queues), strict=True)
-            ]
-            row["rate_to_best_queue"] = median(
-                mine["per_second"] / other for mine, other in zip(rounds, best, strict=True)
-            )
-            row["p50_to_best_queue"] = median(
-                mine["p50_ms"] / other for mine, other in zip(rounds, fastest, strict=True)
+            row["p50_to_pubsub"] = _median(mine["p50_ms"] / other["p50_ms"] for mine, other in pairs)
+            row["rate_to_pubsub"] = _median(mine["per_second"] / other["per_second"] for mine, other in pairs)
+        if best_rates:
+            row["rate_to_best_queue"] = _median(
+                mine["per_second"] / best for mine, best in zip(rounds, best_rates, strict=True)
             )
         found[name] = row
     return found
+
+
+def _median(values: Iterable[float]) -> float:
+    return round(statistics.median(values), 4)
+
+
+def chosen(only: Sequence[str]) -> list[Contestant]:
+    """The contestants whose name holds one of the words; all where there is none."""
+    return [one for one in CONTESTANTS if not only or any(word in one.name for word in only)]
 
 
 def turn(running: Running, seconds: float, in_flight: int) -> tuple[dict[str, float], int]:
@@ -114,23 +114,25 @@ def audit(stage: Stage, before: dict[str, int], confirmed: int) -> list[str]:
 
 def run(stage: Stage, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Measure; returns what the JSON holds, and what is wrong."""
-    chosen = [one for one in CONTESTANTS if not options.only or any(word in one.name for word in options.only)]
+    taking_part = chosen(options.only)
     before, confirmed = heads(stage), 0
     link = stage.link()
     told = circumstances(link)
+    versions: dict[str, dict[str, str]] = {}
     measured: Measured = {}
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-logs-")))
         running = []
-        for index, contestant in enumerate(chosen):
+        for index, contestant in enumerate(taking_part):
             say(f"starting {contestant.name}")
             one = Running(contestant, stage, index + 1, str(options.peers_python), logs)
             stack.callback(one.close)
             confirmed += contestant.group == "tocsin"
-            told["versions"] |= one.versions
+            versions[contestant.name] = one.versions
             running.append(one)
         for one in running:
-            turn(one, 0.3, options.in_flight) if one.contestant.group != "tocsin" else None
+            _, count = turn(one, WARM_UP, options.in_flight)
+            confirmed += count if one.contestant.group == "tocsin" else 0
         for number in range(options.rounds):
             for one in running[number % len(running) :] + running[: number % len(running)]:
                 stage.settle()
@@ -140,17 +142,18 @@ def run(stage: Stage, options: argparse.Namespace) -> tuple[dict[str, Any], list
                 confirmed += count if one.contestant.group == "tocsin" else 0
                 say(f"round {number + 1}  {name:24} {figures}")
     faults = audit(stage, before, confirmed)
-    for index in range(len(chosen)):
+    for index in range(len(taking_part)):
         link.batch([("SELECT", index + 1), ("FLUSHDB",)])
     link.close()
     result = {
         "circumstances": told,
+        "contestants": versions,
         "stage": "worker alone" if options.bare else "tocsin up",
         "rounds": options.rounds,
         "seconds": options.seconds,
         "in_flight": options.in_flight,
         "lanes": stage.lanes,
-        "sources": len(stage.places),
+        "sources": stage.sources,
         "commands": confirmed,
         "verified": not faults,
         "medians": summary(measured),
@@ -185,7 +188,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn (two turns a round)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--in-flight", type=int, default=256)
-    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="contestants whose name holds this")
+    parser.add_argument(
+        "--only", nargs="*", default=[], metavar="NAME", help="contestants whose name holds this"
+    )
     parser.add_argument("--quick", action="store_true", help="one round of short turns, under a minute")
     parser.add_argument("--bare", action="store_true", help="a worker alone instead of a whole station")
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON)
@@ -196,18 +201,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def needs_peers(only: Sequence[str]) -> list[Contestant]:
-    """The chosen contestants that live in the environment of the peers."""
-    return [
-        one
-        for one in CONTESTANTS
-        if one.group == "queue" and (not only or any(word in one.name for word in only))
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    if needs_peers(options.only) and not options.peers_python.exists():
+    if any(one.group == "queue" for one in chosen(options.only)) and not options.peers_python.exists():
         say(f"{options.peers_python} is missing: `make bench` makes it")
         return 2
     with tempfile.TemporaryDirectory(prefix="bench-station-") as scratch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -31,9 +30,6 @@ HMAC, ED25519 = "bench-hmac", "bench-ed25519"
 SOURCES = 64
 """Sources that the commands are spread over: order is kept within each of them."""
 
-Place = tuple[str, str]
-"""A lane and the id of a source in it."""
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -41,12 +37,9 @@ class Stage:
 
     path: Path
     settings: Settings
-    places: tuple[Place, ...]
+    lanes: tuple[str, ...]
+    sources: int
     processes: tuple[int, ...]
-
-    @property
-    def lanes(self) -> tuple[str, ...]:
-        return tuple(sorted({lane for lane, _ in self.places}))
 
     @property
     def keys(self) -> StationKeys:
@@ -105,9 +98,8 @@ def whole(path: Path) -> Iterator[Stage]:
     try:
         settings = _ready(folder, up, log)
         lane = node_lane(settings.ingest.node)
-        places = tuple((lane, f"bench-{index}") for index in range(SOURCES))
-        _add(settings, folder, places)
-        yield Stage(folder.settings, settings, places, (up.pid,))
+        _add(settings, folder, lane)
+        yield Stage(folder.settings, settings, (lane,), SOURCES, (up.pid,))
     finally:
         up.send_signal(signal.SIGTERM)
         try:
@@ -117,28 +109,52 @@ def whole(path: Path) -> Iterator[Stage]:
 
 
 @contextmanager
-def bare(path: Path, *, lanes: int = 1, sources: int = SOURCES, replicas: int = 2) -> Iterator[Stage]:
-    """Servers with the station's configuration, and a worker alone whose handler does nothing."""
+def servers(path: Path, *, lanes: int = 1, replicas: int = 2) -> Iterator[tuple[Folder, tuple[int, ...]]]:
+    """A primary with replicas, configured as the station's are; yields the folder and the pids."""
     folder = _prepared(path)
     password = folder.secret("redis.password")
     with ExitStack() as stack:
         primary = free_port()
-        pids = [_server(stack, folder, "redis-1", primary, password, replicas=replicas, replica_of=None)]
-        for index in range(replicas):
-            port = free_port()
-            name = f"redis-{index + 2}"
-            pids.append(_server(stack, folder, name, port, password, replicas=replicas, replica_of=primary))
+        names = [f"redis-{index + 1}" for index in range(replicas + 1)]
+        pids = [
+            _server(stack, folder, name, port, password, replicas, None if port == primary else primary)
+            for name, port in zip(names, [primary, *(free_port() for _ in names[1:])], strict=True)
+        ]
         write_whole(
             folder.settings,
             f'[station]\nlanes = {lanes}\n[redis]\nurl = "redis://{LOOPBACK}:{primary}/0"\n'
             f'replicas = {replicas}\npassword_file = "secrets/redis.password"\n[keys]\ndirectory = "keys"\n',
         )
-        settings = load(folder.settings, {})
-        _await_replicas(settings)
-        names = [f"p{index}" for index in range(lanes)]
-        pids.append(_worker(stack, folder, names))
-        places = tuple((names[index % lanes], f"bench-{index}") for index in range(max(sources, lanes)))
-        yield Stage(folder.settings, settings, places, tuple(pids))
+        _await_replicas(load(folder.settings, {}))
+        yield folder, tuple(pids)
+
+
+@contextmanager
+def worker(folder: Folder, lanes: Sequence[str]) -> Iterator[int]:
+    """A process that owns `lanes`, its handler doing nothing; yields its pid."""
+    arguments = [argument for lane in lanes for argument in ("--lane", lane)]
+    log = folder.log("worker")
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "bench.bare", "--settings", str(folder.settings), *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"owned\n":
+            raise SystemExit(f"the worker ended:\n{_last_words(log)}")
+        yield process.pid
+    finally:
+        end(process, Launch("worker", (), log))
+
+
+@contextmanager
+def bare(path: Path) -> Iterator[Stage]:
+    """Servers with the station's configuration, and a worker alone in place of all else."""
+    with servers(path) as (folder, pids), worker(folder, ["p0"]) as pid:
+        yield Stage(folder.settings, load(folder.settings, {}), ("p0",), SOURCES, (*pids, pid))
 
 
 def _prepared(path: Path) -> Folder:
@@ -172,12 +188,12 @@ def _last_words(log: Path) -> str:
     return log.read_text("utf-8", "replace")[-2000:]
 
 
-def _add(settings: Settings, folder: Folder, places: Sequence[Place]) -> None:
+def _add(settings: Settings, folder: Folder, lane: str) -> None:
     """Make the sources known to their lane; they stay stopped."""
     key = load_key(folder.keys, HMAC)
     link = connect(settings.redis, "bench-stage")
     submitter = Submitter(settings, link)
-    for lane, source in places:
+    for source in [f"bench-{index}" for index in range(SOURCES)]:
         file = {"kind": "file", "path": str(folder.media / "bench.wav")}
         command = signed(
             new_command(
@@ -207,7 +223,6 @@ def _server(
     name: str,
     port: int,
     password: str,
-    *,
     replicas: int,
     replica_of: int | None,
 ) -> int:
@@ -221,28 +236,8 @@ def _server(
 def _await_replicas(settings: Settings) -> None:
     link = connect(settings.redis, "bench-stage")
     deadline = time.monotonic() + 20
-    while b"state=online" not in (info := link.call("INFO", "replication")) and settings.redis.replicas or (
-        info.count(b"state=online") < settings.redis.replicas
-    ):
+    while link.call("INFO", "replication").count(b"state=online") < settings.redis.replicas:
         if time.monotonic() > deadline:
             raise SystemExit("the replicas did not attach within 20 s")
         time.sleep(0.05)
     link.close()
-
-
-def _worker(stack: ExitStack, folder: Folder, lanes: Sequence[str]) -> int:
-    arguments = [argument for lane in lanes for argument in ("--lane", lane)]
-    log = folder.log("worker")
-    with log.open("ab") as said:
-        process = subprocess.Popen(
-            (sys.executable, "-m", "bench.bare", "--settings", str(folder.settings), *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    stack.callback(end, process, Launch("worker", (), log))
-    assert process.stdout is not None
-    if process.stdout.readline() != b"owned\n":
-        raise SystemExit(f"the worker ended:\n{_last_words(log)}")
-    return process.pid

@@ -16,9 +16,7 @@ CHECK = 0.001
 
 broker = RedisStreamBroker(
     redis_url(), queue_name="bench:taskiq", consumer_id="0", max_connection_pool_size=300, maxlen=100_000
-).with_result_backend(
-    RedisAsyncResultBackend(redis_url(), result_ex_time=60, max_connection_pool_size=300)
-)
+).with_result_backend(RedisAsyncResultBackend(redis_url(), result_ex_time=60, max_connection_pool_size=300))
 
 
 @broker.task(task_name="update")

@@ -95,13 +95,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["client"])
     parser.add_argument("--settings", type=Path, required=True)
-    parser.add_argument("--place", action="append", required=True, help="LANE/SOURCE")
+    parser.add_argument("--lane", action="append", required=True)
+    parser.add_argument("--sources", type=int, required=True, help="how many, spread over the lanes")
     parser.add_argument("--key", required=True)
     parser.add_argument("--durability", default="memory")
     options = parser.parse_args()
     settings = load(options.settings)
     key = load_key(Path(settings.keys.directory), options.key)
-    places = [(lane, source) for lane, _, source in (place.partition("/") for place in options.place)]
+    lanes = itertools.cycle(options.lane)
+    places = [(next(lanes), f"bench-{index}") for index in range(options.sources)]
     commands = Commands(settings, places, key, options.durability)
     prover = Prover(settings.redis)
     submitter = Submitter(settings, connect(settings.redis, "bench"), prover)
