@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from control.station import instance
-from control.station.folder import SENTINELS, SERVERS
+from control.station.folder import SENTINELS, SERVERS, Folder
 from control.station.up import ROOMS, down
 from streams.settings import load
 from tests.fix_servers import eventually
@@ -313,6 +313,36 @@ def test_a_port_taken_meanwhile_makes_it_choose_others(tmp_path: Path) -> None:
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_an_operator_who_looks_away_ends_nothing(tmp_path: Path) -> None:
+    """When nobody reads its words any more, the station runs on, heals, and stops in order."""
+    for name, text in (("run.py", RUN), ("stand_in.py", STAND_IN)):
+        (tmp_path / name).write_text(text)
+    home = Folder(tmp_path / "one")
+    with subprocess.Popen(
+        (sys.executable, str(tmp_path / "run.py"), str(home.path), str(tmp_path / "stand_in.py")),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout is not None
+        while b"Ready after" not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        running = instance.read(home)
+        assert running is not None
+        former = running.children["ingest"].pid
+        os.kill(former, signal.SIGKILL)
+
+        def healed() -> bool:
+            now = instance.read(home)
+            return now is not None and "ingest" in now.children and now.children["ingest"].pid != former
+
+        eventually(healed, "ingest started again")
+        process.terminate()
+        process.wait(30)
+    assert not home.state.exists()
+    assert "database system is shut down" in home.log("postgres").read_text()
 
 
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")

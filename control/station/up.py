@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -74,8 +75,9 @@ def web_is_ready(settings: Settings) -> bool:
 
 
 def print_line(line: str) -> None:
-    """Tell the operator at once, also through a pipe."""
-    print(line, flush=True)  # noqa: T201
+    """Tell the operator at once, also through a pipe; where nobody listens any more, go on all the same."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)  # noqa: T201
 
 
 def up(
