@@ -76,7 +76,7 @@ import subprocess, time
 def test_short():
     pass
 def test_long():
-    process = subprocess.Popen(["sleep", "4"])
+    process = subprocess.Popen(["sleep", "8"])
     assert process.wait() == 0
 """
 
