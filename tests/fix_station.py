@@ -51,13 +51,13 @@ RUN = '''
 """`tocsin up` with stand-in rooms."""
 import sys
 from pathlib import Path
-from control.station import up
+from control.station import rooms, up
 
 def stand_in(room):
     return lambda folder: (sys.executable, sys.argv[2], room, str(folder.path))
 
 try:
-    up.up(Path(sys.argv[1]), commands={room: stand_in(room) for room in up.ROOMS})
+    up.up(Path(sys.argv[1]), commands={room: stand_in(room) for room in rooms.ROOMS})
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 '''

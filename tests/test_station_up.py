@@ -18,7 +18,8 @@ import pytest
 
 from control.station import instance
 from control.station.folder import SENTINELS, SERVERS, Folder
-from control.station.up import ROOMS, down
+from control.station.rooms import ROOMS
+from control.station.up import down
 from streams.settings import load
 from tests.fix_servers import eventually
 from tests.fix_station import ROOT, RUN, STAND_IN, Station, nothing_left

@@ -10,26 +10,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from control.place import find
 from control.station import folder as place
-from control.station import instance, postgres
+from control.station import instance, postgres, rooms
 from control.station.account import NoAccount
 from control.station.folder import Folder
 from control.station.process import Launch, PortTaken, Process
 from control.station.redis_set import RedisSet
+from control.station.rooms import COMMANDS, Command
 from control.station.supervisor import Child, Processes, Say, Supervisor, Warden
 from streams.server_check import WrongServer
 from streams.settings import Settings, load
 
-ROOMS = ("ingest", "projections", "web")
-ROOM_GRACE = 10.0
-"""Seconds that a python child may take to end in order."""
 NEW_PORTS = 3
 """How often a start is tried with other ports, where one was taken meanwhile."""
 WORRY = 30.0
@@ -37,7 +34,6 @@ WORRY = 30.0
 FATAL = (NoAccount, WrongServer, FileNotFoundError)
 """What no second try can mend."""
 
-Command = Callable[[Folder], Sequence[str]]
 Ready = Callable[[Settings], bool]
 Demo = Callable[[Settings], None]
 
@@ -50,30 +46,6 @@ class StillRunning(Exception):
     """Raised by `down` when the station has not ended in time."""
 
 
-def room_command(room: str) -> Command:
-    """How a room's process is started: by the `tocsin` command of this very Python."""
-
-    def argv(folder: Folder) -> Sequence[str]:
-        return (sys.executable, "-m", "control.composition", "run", room, "--station", str(folder.path))
-
-    return argv
-
-
-ROOM_COMMANDS: Mapping[str, Command] = {room: room_command(room) for room in ROOMS}
-
-
-def web_is_ready(settings: Settings) -> bool:
-    """Whether the web process answers GET /readyz with 200: it and all it needs are there."""
-    connection = HTTPConnection(_reached(settings.web.host), settings.web.port, timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 def print_line(line: str) -> None:
     """Tell the operator at once, also through a pipe; where nobody listens any more, go on all the same."""
     with contextlib.suppress(OSError):
@@ -84,8 +56,8 @@ def up(
     path: Path,
     *,
     demo: Demo | None = None,
-    commands: Mapping[str, Command] = ROOM_COMMANDS,
-    ready: Ready = web_is_ready,
+    commands: Mapping[str, Command] = COMMANDS,
+    ready: Ready = rooms.web_is_ready,
     say: Say = print_line,
 ) -> None:
     """Run the station in the folder `path` until SIGINT, SIGTERM or SIGHUP; a second one hurries.
@@ -167,18 +139,13 @@ class _Station:
         supervisor.keep(Child(place.POSTGRES, self._postgres, self._database.port))
         for name, command in self._commands.items():
             port = self._settings.web.port if name == place.WEB else None
-            supervisor.keep(Child(name, partial(self._room, name, command), port))
+            supervisor.keep(Child(name, partial(rooms.launch, name, command, self._folder), port))
         threading.Thread(target=self._redis.run, name="redis-set", daemon=True).start()
 
     def _postgres(self) -> Launch:
         postgres.create(self._database, self._folder.secret("postgres.password"))
         postgres.forget_dead(self._database)
         return postgres.launch(self._database)
-
-    def _room(self, name: str, command: Command) -> Launch:
-        return Launch(
-            name, tuple(command(self._folder)), self._folder.log(name), env=_environment(), grace=ROOM_GRACE
-        )
 
     def _await_ready(self) -> bool:
         """Wait until all is ready, saying what is; False when asked to stop first."""
@@ -240,7 +207,7 @@ class _Station:
         if self._stop.is_set():
             return
         self._say(f"Ready after {self._elapsed():.1f} s.\n")
-        self._say(f"  Dashboard   {_address(self._settings)}")
+        self._say(f"  Dashboard   {rooms.address(self._settings)}")
         self._say(f"  Folder      {self._folder.path}   (settings, keys, data, logs)")
         self._say("  Try next    " + f"{tocsin} source list{station}")
         self._say("              " + f"{tocsin} source add my-file --file RECORDING.wav --start{station}")
@@ -258,7 +225,7 @@ class _Station:
 
     def _tell(self, processes: Processes) -> None:
         try:
-            instance.tell(self._folder, _address(self._settings), processes)
+            instance.tell(self._folder, rooms.address(self._settings), processes)
         except OSError as error:
             self._say(f"{self._folder.state} cannot be written: {error.strerror}")
 
@@ -283,7 +250,7 @@ class _Station:
 
 def _configure(folder: Folder) -> tuple[Settings, dict[str, int]]:
     """Choose the ports, put the addresses into station.toml and read the settings."""
-    env = _environment()
+    env = rooms.environment()
     settings = load(folder.settings, env)
     if settings.redis.url:
         raise UpFailed(
@@ -297,24 +264,6 @@ def _configure(folder: Folder) -> tuple[Settings, dict[str, int]]:
     database = postgres.Database(folder.path, folder.path, ports[place.POSTGRES])
     place.write_addresses(folder, ports, database.url)
     return load(folder.settings, env), ports
-
-
-def _environment() -> dict[str, str]:
-    """Our environment without what would lead the station's processes to another station's servers."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("TOCSIN_REDIS_", "TOCSIN_POSTGRES_"))
-    }
-
-
-def _reached(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _address(settings: Settings) -> str:
-    host = _reached(settings.web.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.web.port}"
 
 
 def _command() -> str:
