@@ -123,7 +123,7 @@ def run_web(folder: Path | None) -> None:
     try:
         serve(app, host=settings.web.host, port=settings.web.port, before_stop=reads.stop)
     finally:
-        reads.stop()
+        reads.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,7 +39,7 @@ PAGE_TYPES = {
 
 
 class ReadSide:
-    """What the composition root puts into its app: `routes`, and `start` and `stop` around its life."""
+    """What the composition root puts into its app: `routes`; `start`, `stop` and `close` around its life."""
 
     def __init__(self, settings: Settings) -> None:
         self.reads = Reads(settings, name="web")
@@ -51,8 +51,13 @@ class ReadSide:
         self.live.start()
 
     def stop(self) -> None:
-        """End every live feed and close all connections; call it before the server waits for its clients."""
+        """End every live feed, at once; call it before the server waits for its clients."""
         self.live.stop()
+
+    def close(self) -> None:
+        """End what `stop` has not, and close all connections; call it when nothing is served any more."""
+        self.live.stop()
+        self.live.join()
         self.reads.close()
 
 

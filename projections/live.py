@@ -54,9 +54,10 @@ class Live:
         self._wanted.set()
         self._wake()
 
-    @property
-    def stopping(self) -> bool:
-        return self._stopping.is_set()
+    def join(self) -> None:
+        """Wait for the sampling to end, but not for long: a server that does not answer may hold it up."""
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
 
     async def feed(self) -> AsyncIterator[bytes]:
         """The bytes of an event stream: the latest frame at once, then each new one."""

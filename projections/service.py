@@ -27,7 +27,7 @@ from streams.settings import Settings
 
 LOOK_EVERY = 2.0
 """Seconds between two looks for new lanes."""
-STOP_WITHIN = 2.5
+STOP_WITHIN = 2.0
 """Seconds that the threads have to end."""
 
 

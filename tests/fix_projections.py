@@ -17,7 +17,7 @@ from projections.projection import ALL, Projection
 from projections.rows import columns, structs
 from projections.schema import migrate
 from projections.service import Service
-from streams.connection import Link, connect
+from streams.connection import Link, Unreachable, connect
 from streams.library import load_library
 from streams.messages import GENESIS, Event, Level, Logged, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
@@ -61,8 +61,8 @@ class Chain:
 class Scribe:
     """Writes events into one lane's log as its owner does, watermark included."""
 
-    def __init__(self, link: Link, keys: LaneKeys) -> None:
-        self.chain = Chain()
+    def __init__(self, link: Link, keys: LaneKeys, chain: Chain | None = None) -> None:
+        self.chain = chain or Chain()
         self._link = link
         self._keys = keys
 
@@ -85,6 +85,10 @@ class Scribe:
         mark = ("wm_seq", seq, "wm_hash", hash, "wm_token", 1, "wm_replid", replid)
         replies = self._link.batch([*adds, (*head, *mark)])
         assert not [reply for reply in replies if isinstance(reply, Exception)], replies
+
+    def replicated(self, replicas: int) -> bool:
+        """Whether so many replicas have what was written."""
+        return int(self._link.call("WAIT", replicas, 5000, timeout=5.0)) >= replicas
 
     def measure(self, source: str, rms: float | None, peak: float | None, seconds: float = 1.0) -> None:
         """Put one measurement into the lane's telemetry."""
@@ -130,9 +134,9 @@ class Yard:
         load_library(self.link)
         migrate(self.engine)
 
-    def scribe(self, lane: str = LANE) -> Scribe:
-        """Someone to write the lane's log."""
-        return Scribe(connect(self.settings.redis, "scribe"), self.keys.lane(lane))
+    def scribe(self, lane: str = LANE, chain: Chain | None = None) -> Scribe:
+        """Someone to write the lane's log, with a connection of their own; `chain` is what stands there."""
+        return Scribe(connect(self.settings.redis, "scribe"), self.keys.lane(lane), chain)
 
     def beat(self, node: str = "local", time: str | None = None) -> None:
         """A heartbeat of an ingest node."""
@@ -175,6 +179,22 @@ class Yard:
             "TOCSIN_POSTGRES_URL": self.settings.postgres.url,
             "TOCSIN_POSTGRES_PASSWORD": self.settings.postgres.password,
         }
+
+    @contextmanager
+    def frozen_redis(self, seconds: float) -> Iterator[None]:
+        """A Redis that keeps its connections and answers nobody for so long; ends when it answers again."""
+        self.link.call("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
+        try:
+            yield
+        finally:
+            while not self._answered():
+                pass
+
+    def _answered(self) -> bool:
+        try:
+            return bool(self.link.call("PING") == b"PONG")
+        except Unreachable:
+            return False
 
     def close(self) -> None:
         self.link.close()

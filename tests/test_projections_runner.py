@@ -236,15 +236,9 @@ def test_redis_connections_cut_lose_and_repeat_nothing(yard: Yard) -> None:
         for seed in range(6):
             story(scribe, 30, seed)
             yard.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            scribe = reconnected(scribe, yard)
+            scribe = yard.scribe(chain=scribe.chain)
         eventually(caught_up(yard, 180), "all events folded")
     assert yard.all_rows() == folded(scribe.chain.events)
-
-
-def reconnected(scribe: Scribe, yard: Yard) -> Scribe:
-    fresh = yard.scribe()
-    fresh.chain = scribe.chain
-    return fresh
 
 
 def trouble_of(yard: Yard) -> str | None:
