@@ -17,8 +17,8 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from projections.live import Live
-from projections.reads import Away, Readiness, Reads, Unknown
-from projections.views import CommandView, Envelope, Health, SourceView
+from projections.reads import Away, Reads, Unknown
+from projections.views import CommandView, Envelope, Health, Readiness, SourceView
 from streams.settings import Settings
 
 MOST_COMMANDS = 500

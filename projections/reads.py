@@ -24,7 +24,7 @@ from projections.links import Links
 from projections.rows import columns, structs
 from projections.sources import all_sources
 from projections.tables import commands, positions
-from projections.views import CommandView, Envelope, Health, SourceView, envelope
+from projections.views import CommandView, Envelope, Health, Readiness, SourceView, Standing, envelope
 from streams.connection import Link, Unreachable, connect
 from streams.messages import now
 from streams.names import StationKeys
@@ -45,26 +45,6 @@ class Unknown(Exception):
         super().__init__(f"no {noun} {id!r} is known")
         self.noun = noun
         self.id = id
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a projection stands in a lane; `trouble` is why it cannot go on."""
-
-    projection: str
-    lane: str
-    seq: int
-    updated_at: datetime
-    checked_at: datetime | None
-    trouble: str | None
-
-
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether reads can be answered, and from what."""
-
-    ready: bool
-    redis: str
-    postgres: str
-    troubled: list[Standing]
 
 
 class Reads:

@@ -96,6 +96,26 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat: datetime | None
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a projection stands in a lane; `trouble` is why it cannot go on."""
+
+    projection: str
+    lane: str
+    seq: int
+    updated_at: datetime
+    checked_at: datetime | None
+    trouble: str | None
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether reads can be answered, and from what."""
+
+    ready: bool
+    redis: str
+    postgres: str
+    troubled: list[Standing]
+
+
 def envelope(
     data: Data,
     source: Literal["snapshot", "database"],
