@@ -29,6 +29,8 @@ from streams.settings import Settings, load
 
 NEW_PORTS = 3
 """How often a start is tried with other ports, where one was taken meanwhile."""
+DEMO = 5.0
+"""Seconds that the operator waits for the demo before reading where the dashboard is."""
 WORRY = 30.0
 """Seconds after which an unfinished start is explained, and again after each such span."""
 FATAL = (NoAccount, WrongServer, FileNotFoundError)
@@ -177,8 +179,11 @@ class _Station:
 
         thread = threading.Thread(target=run, name="demo", daemon=True)
         thread.start()
-        while thread.is_alive() and not self._stop.is_set():
+        deadline = time.monotonic() + DEMO
+        while thread.is_alive() and not self._stop.is_set() and time.monotonic() < deadline:
             thread.join(0.05)
+        if thread.is_alive() and not self._stop.is_set():
+            self._say("the demo is still being set up")
 
     def _database_ready(self) -> bool:
         process: Process | None = self._supervisor.process(place.POSTGRES)
