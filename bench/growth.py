@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.contestants import CONTESTANTS, Running
+from bench.ledger import sound
 from bench.stage import Stage, worker
 from control.station.folder import Folder
+from streams.connection import connect
+from streams.names import StationKeys
 from streams.settings import load
 
 CLIENT = next(one for one in CONTESTANTS if one.name == "tocsin-memory-hmac")
@@ -25,7 +28,10 @@ Curve = dict[str, dict[str, float]]
 
 
 def measure(folder: Folder, lengths: Sequence[int], rounds: int, seconds: float) -> dict[str, Curve]:
-    """Three curves; lane p0 is short, p1 … hold logs of `lengths`. Rounds go over all points of a curve."""
+    """Three curves; lane p0 is short, p1 … hold logs of `lengths`. Rounds go over all points of a curve.
+
+    Raises Wrong when a log does not verify afterwards.
+    """
     by_length = {0: "p0"} | {length: f"p{index + 1}" for index, length in enumerate(lengths)}
     curves: dict[str, Curve] = {}
     with worker(folder, list(by_length.values())):
@@ -39,6 +45,10 @@ def measure(folder: Folder, lengths: Sequence[int], rounds: int, seconds: float)
             lanes = [f"lane-{index}" for index in range(count)]
             with worker(folder, lanes), _client(_stage(folder, lanes, 64)) as client:
                 found.setdefault(count, []).append(_turn(client, seconds))
+    link = connect(load(folder.settings, {}).redis, "bench-growth")
+    for lane in [*by_length.values(), *(f"lane-{index}" for index in range(max(LANES)))]:
+        sound(link, StationKeys("station").lane(lane), lane)
+    link.close()
     curves["lanes of a node"] = _medians(found)
     return curves
 

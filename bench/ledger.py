@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streams.audit import verify
 from streams.connection import Link
 from streams.durability import Prover, replication_id
 from streams.lease import Lease, acquire
 from streams.log import BATCH, Draft, LaneLog
 from streams.messages import GENESIS, SCHEMA, Durability, Event, canonical, digest, new_command, now
 from streams.names import LaneKeys, StationKeys
+from streams.replay import stored
 from streams.settings import Settings
 
 REQUEST = canonical(
@@ -17,6 +19,18 @@ REQUEST = canonical(
         station="station", lane="p0", source="bench-0", type="source.update", params={}, key="bench-hmac"
     )
 ).decode()
+
+
+class Wrong(Exception):
+    """Raised when what was written does not verify: figures of a wrong log are worth nothing."""
+
+
+def sound(link: Link, keys: LaneKeys, lane: str) -> int:
+    """How many events the lane's log holds; raises Wrong where it does not verify."""
+    verdict = verify(lane, stored(link, keys))
+    if verdict.fault:
+        raise Wrong(f"lane {lane}: event {verdict.fault.seq}: {verdict.fault.problem}")
+    return verdict.events
 
 
 def draft(number: int, command: str) -> Draft:

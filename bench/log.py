@@ -24,8 +24,8 @@ from rich.table import Table
 
 from bench import growth
 from bench.chart import chart
-from bench.ledger import batches, drafts, fill, open_log
-from bench.report import circumstances, write
+from bench.ledger import Wrong, batches, drafts, fill, open_log, sound
+from bench.report import circumstances, document, write
 from bench.stage import servers
 from streams.audit import verify
 from streams.connection import Link, connect
@@ -39,10 +39,6 @@ from streams.settings import Settings, load
 PICTURES = Path("docs/pictures")
 LIMIT_FLAT = 1.10
 """Memory at the longest log over that at the shortest: more than this is not flat."""
-
-
-class Wrong(Exception):
-    """Raised when what was written does not verify: figures of a wrong log are worth nothing."""
 
 
 def rate(count: int, work: Callable[[], object]) -> float:
@@ -69,8 +65,8 @@ def append(settings: Settings, link: Link, count: int, level: Durability) -> dic
 
     appended = rate(count, write_log)
     entries = [(raw, stated.decode()) for raw, stated in stored(link, station.lane(name))]
-    if len(entries) != count or verify(name, stored(link, station.lane(name))).fault:
-        raise Wrong(f"the log of lane {name} does not verify")
+    if sound(link, station.lane(name), name) != count:
+        raise Wrong(f"lane {name} holds {len(entries)} events, not {count}")
     wait: list[tuple[Any, ...]] = [("WAIT", settings.redis.replicas, 1000)] if level == "replica" else []
     bare = list(batches(entries, station.lane("bare")))
     return {
@@ -95,15 +91,9 @@ def read(settings: Settings, link: Link, lane: str, count: int) -> dict[str, flo
     return {
         "xrange_decoded": rate(count, bare),
         "replay": rate(count, lambda: sum(1 for _ in replay(link, keys))),
-        "verify": rate(count, lambda: _sound(lane, link, keys)),
+        "verify": rate(count, lambda: sound(link, keys, lane)),
         "sha256": rate(count, lambda: [hashlib.sha256(raw).hexdigest() for raw in kept]),
     }
-
-
-def _sound(lane: str, link: Link, keys: Any) -> None:
-    verdict = verify(lane, stored(link, keys))
-    if verdict.fault:
-        raise Wrong(f"lane {lane}: event {verdict.fault.seq}: {verdict.fault.problem}")
 
 
 def peak_memory(settings: Path, lane: str) -> dict[str, float]:
@@ -201,6 +191,18 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
 
 
+def describe(result: dict[str, Any]) -> None:
+    """The tables for docs/performance.md."""
+    figures = [[name, f"{value:,.0f}"] for name, value in result["per_second"].items()]
+    figures += [[f"**{name}**", f"**{value:.2f}**"] for name, value in result["ratios"].items()]
+    document("log", result, ("", "events per second"), figures)
+    memory = [
+        [f"{int(length):,}", f"{found['mib']:.0f}", f"{found['per_second']:,.0f}"]
+        for length, found in result["verify_memory"].items()
+    ]
+    document("verify", result, ("events in the log", "peak MiB", "events per second"), memory)
+
+
 def draw(result: dict[str, Any]) -> None:
     """The curves for docs/performance.md."""
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -224,6 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--longest", type=int, default=1_000_000, help="the longest log")
     parser.add_argument("--quick", action="store_true", help="one short round, logs up to 100,000 events")
     parser.add_argument("--pictures", action="store_true", help=f"draw the curves into {PICTURES}")
+    parser.add_argument(
+        "--reference", action="store_true", help="keep as reference, with pictures and tables"
+    )
     parser.add_argument("--verify", nargs=2, metavar=("SETTINGS", "LANE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.verify:
@@ -238,9 +243,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"failed: {error}", file=sys.stderr)
             return 1
     show(result)
-    print(f"written to {write('log', result)}")
-    if options.pictures:
+    print(f"written to {write('log', result, reference=options.reference)}")
+    if options.pictures or options.reference:
         draw(result)
+    if options.reference:
+        describe(result)
     peaks = [found["mib"] for found in result["verify_memory"].values()]
     if peaks[-1] > peaks[0] * LIMIT_FLAT:
         print(f"failed: verifying takes more memory for a longer log: {peaks} MiB", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 from streams.connection import Link
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 def circumstances(link: Link) -> dict[str, Any]:
@@ -35,13 +37,35 @@ def circumstances(link: Link) -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write `result` to bench/results/NAME-DATE.json and return its path."""
+def write(name: str, result: dict[str, Any], *, reference: bool = False) -> Path:
+    """Write `result` to bench/results/NAME-DATE.json, or as the reference there; return its path."""
     RESULTS.mkdir(exist_ok=True)
-    stamp = result["circumstances"]["date"].replace(":", "").replace("+0000", "Z")
+    date = result["circumstances"]["date"].replace(":", "").replace("+0000", "Z")
+    stamp = "reference" if reference else date
     path = RESULTS / f"{name}-{stamp}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
+
+
+def document(
+    name: str, result: dict[str, Any], headings: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Put a table into docs/performance.md, between the comments that carry `name`."""
+    told = result["circumstances"]
+    lines = [
+        f"{told['date'][:10]}, commit {told['commit']}, {told['server']}, Python {told['python']}, "
+        f"{told['cpus']} CPUs ({told['processor']}), load before the run {told['load_before']}; "
+        f"medians of {result['rounds']} rounds.",
+        "",
+        f"| {' | '.join(headings)} |",
+        f"|---|{'--:|' * (len(headings) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    text = PAGE.read_text("utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(before + begin + "\n".join(lines) + "\n" + end + after, "utf-8")
 
 
 def _commit() -> str:

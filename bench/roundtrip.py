@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.contestants import BASELINE, CONTESTANTS, Contestant, Failed, Running
-from bench.report import circumstances, write
+from bench.report import circumstances, document, write
 from bench.stage import Stage, bare, whole
 from streams.audit import verify
 from streams.messages import decode_event
@@ -29,6 +29,7 @@ from streams.replay import stored
 PEERS_PYTHON = Path(".venv-bench/bin/python")
 WARM_UP = 0.3
 """Seconds of each contestant's two turns before the first round, not counted."""
+HEADINGS = ("", "p50 ms", "p99 ms", "per second", "p50 ÷ Pub/Sub", "rate ÷ Pub/Sub", "rate ÷ best queue")
 Measured = dict[str, list[dict[str, float]]]
 """By contestant: what each round gave (p50_ms, p99_ms, per_second)."""
 
@@ -162,8 +163,22 @@ def run(stage: Stage, options: argparse.Namespace) -> tuple[dict[str, Any], list
     return result, faults
 
 
-def table(result: dict[str, Any]) -> Table:
+def rows(result: dict[str, Any]) -> list[list[str]]:
     """The medians as people read them."""
+    ratios = ("p50_to_pubsub", "rate_to_pubsub", "rate_to_best_queue")
+    return [
+        [
+            name,
+            f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            f"{row['per_second']:,.0f}",
+            *(f"{row[key]:.2f}" if key in row else "–" for key in ratios),
+        ]
+        for name, row in result["medians"].items()
+    ]
+
+
+def table(result: dict[str, Any]) -> Table:
     shown = Table(
         title=f"Confirmed no-op commands, medians of {result['rounds']} interleaved rounds",
         caption=f"÷: ratio to {BASELINE} and to the best of the queues, in the same round",
@@ -171,15 +186,8 @@ def table(result: dict[str, Any]) -> Table:
     shown.add_column("", no_wrap=True)
     for heading in ("p50 ms", "p99 ms", "per second", "p50\n÷ P/S", "rate\n÷ P/S", "rate\n÷ best"):
         shown.add_column(heading, justify="right")
-    ratios = ("p50_to_pubsub", "rate_to_pubsub", "rate_to_best_queue")
-    for name, row in result["medians"].items():
-        shown.add_row(
-            name,
-            f"{row['p50_ms']:.2f}",
-            f"{row['p99_ms']:.2f}",
-            f"{row['per_second']:,.0f}",
-            *(f"{row[key]:.2f}" if key in row else "–" for key in ratios),
-        )
+    for row in rows(result):
+        shown.add_row(*row)
     return shown
 
 
@@ -193,6 +201,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one round of short turns, under a minute")
     parser.add_argument("--bare", action="store_true", help="a worker alone instead of a whole station")
+    parser.add_argument(
+        "--reference", action="store_true", help="keep as reference, and in docs/performance.md"
+    )
     parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON)
     parser.add_argument("--station", type=Path, help="folder of the station (default: one for this run only)")
     options = parser.parse_args(arguments)
@@ -214,9 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Failed as error:
             say(f"failed: {error}")
             return 1
-    path = write("roundtrip", result)
+    path = write("roundtrip", result, reference=options.reference)
     Console().print(table(result))
     print(f"written to {path}")
+    if options.reference:
+        document("roundtrip", result, HEADINGS, rows(result))
     for fault in faults:
         say(f"failed: {fault}")
     return 1 if faults else 0
