@@ -1,4 +1,7 @@
-"""Capturing a source: a thread that opens, reads, meters, and comes back by itself after a failure."""
+"""Capturing a source: a thread that opens, reads, meters, and comes back by itself after a failure.
+
+It never waits for anything but the audio itself and the clock: what it has to say goes into queues.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,21 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from ingest.file_source import FileSource, SourceFailed
-from ingest.meters import Block, peak_dbfs, rms_dbfs, stated
+from ingest.file_source import BLOCK_SECONDS, FileSource, SourceFailed
+from ingest.meters import Meter, stated
 from streams.messages import Level, now
 from streams.vocabulary import SourceFact, SourceSettings, SourceState
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""Seconds between attempts after a failure: full jitter below a limit that doubles."""
+"""Seconds between attempts after a failure: the pause doubles, and half of it is left to chance."""
+STEADY = 10.0
+"""Seconds a source must have run before its next failure counts as the first one again."""
 BEHIND = 1.0
-"""Seconds a paced source may be behind; what is more is not made up for."""
+"""Seconds a paced source may be behind and catch up; what is more is not made up for."""
+PERIOD = BLOCK_SECONDS
+"""Seconds between two levels."""
+SHARE = 0.5
+"""How much of its time a source that is read as fast as possible reads; the rest is for the others."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,10 +50,11 @@ class Telemetry(Protocol):
 
 
 class Capture:
-    """One source's capture, from its making until `stop`.
+    """One source's capture, from `start` until `stop` or the end of its audio.
 
-    `report` is called from the audio's own thread for each state after the first (which whoever
-    waits for `tried` finds in `last`), or for the first too where `tell_first`; it must not block.
+    `report` is called from the audio's own thread with each state after "starting": it must not block.
+    Once `stop` or `cancel` has returned, neither reports nor levels come any more, even where the
+    thread hangs in a read.
     """
 
     def __init__(
@@ -52,89 +62,127 @@ class Capture:
         source: str,
         settings: SourceSettings,
         *,
-        report: Callable[[Capture, Report], None],
+        report: Callable[[Report], None],
         telemetry: Telemetry,
-        tell_first: bool,
     ) -> None:
         self.source = source
         self.settings = settings
         self._report = report
         self._telemetry = telemetry
-        self._tell = tell_first
         self._stopping = threading.Event()
+        self._telling = threading.Lock()
         self._seconds = 0.0
-        self.tried = threading.Event()
-        """Set once the first attempt has succeeded or failed."""
-        self.last = Report(state="starting", fact=SourceFact(), at=now())
-        self.first = self.last
-        """What the first attempt came to, once `tried` is set."""
         self._thread = threading.Thread(target=self._run, name=f"capture-{source}", daemon=True)
 
     def start(self) -> None:
         """Begin; returns at once."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, and wait until it has ended (at most a second)."""
-        self._stopping.set()
-        self._thread.join(1.0)
+    def cancel(self) -> None:
+        """Let it end; returns at once."""
+        with self._telling:
+            self._stopping.set()
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """End, and wait until it has ended, at most `timeout` seconds; return whether it has."""
+        self.cancel()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
+        failures = 0
         while not self._stopping.is_set():
             before = self._seconds
             try:
                 self._play()
-                if not self._stopping.is_set():
-                    self._say("stopped", SourceFact(reason="ended", desired="stopped"))
+                self._say("stopped", SourceFact(reason="ended", desired="stopped"))
                 return
             except SourceFailed as error:
                 self._say("failed", SourceFact(reason=str(error)))
             except Exception as error:  # a source harms only itself
                 log.exception("capture failed", source=self.source)
                 self._say("failed", SourceFact(reason=f"{type(error).__name__}: {error}"))
-            pause = FIRST_PAUSE if self._seconds > before else min(pause * 2, LONGEST_PAUSE)
-            self._stopping.wait(random.uniform(0, pause))
+            failures = 1 if self._seconds - before >= STEADY else failures + 1
+            limit = longest_pause(failures)
+            self._stopping.wait(random.uniform(limit / 2, limit))
 
     def _play(self) -> None:
         audio = FileSource(self.settings)
         try:
-            begun = time.monotonic()
-            played = 0.0
-            running = False
+            clock = _Clock() if audio.paced else _Turn()
+            meter = Meter()
+            frames = 0
+            begun = self._seconds
             for block in audio.blocks():
                 if self._stopping.is_set():
                     return
-                played += len(block) / audio.rate
-                self._seconds += len(block) / audio.rate
-                if not running:
-                    running = True
+                if not frames:
                     self._say("running", SourceFact(rate=audio.rate, channels=audio.channels))
-                self._measure(block)
-                if audio.paced:
-                    ahead = begun + played - time.monotonic()
-                    if ahead < -BEHIND:
-                        begun -= ahead
-                    self._stopping.wait(max(ahead, 0))
+                frames += len(block)
+                self._seconds = begun + frames / audio.rate
+                meter.add(block)
+                pause = clock.pause(frames / audio.rate)
+                if pause is not None:
+                    self._measure(meter)
+                    self._stopping.wait(pause)
+            self._measure(meter)
         finally:
             audio.close()
 
-    def _measure(self, block: Block) -> None:
-        self._telemetry.put(
-            Level(
-                source=self.source,
-                at=now(),
-                rms_dbfs=stated(rms_dbfs(block)),
-                peak_dbfs=stated(peak_dbfs(block)),
-                seconds=round(self._seconds, 3),
-            )
+    def _measure(self, meter: Meter) -> None:
+        if not meter.measured:
+            return
+        rms, peak = meter.read()
+        level = Level(
+            source=self.source,
+            at=now(),
+            rms_dbfs=stated(rms),
+            peak_dbfs=stated(peak),
+            seconds=round(self._seconds, 3),
         )
+        with self._telling:
+            if not self._stopping.is_set():
+                self._telemetry.put(level)
 
     def _say(self, state: SourceState, fact: SourceFact) -> None:
-        self.last = Report(state=state, fact=fact, at=now())
-        if self._tell and not self._stopping.is_set():
-            self._report(self, self.last)
-        self._tell = True
-        if not self.tried.is_set():
-            self.first = self.last
-            self.tried.set()
+        with self._telling:
+            if not self._stopping.is_set():
+                self._report(Report(state=state, fact=fact, at=now()))
+
+
+def longest_pause(failures: int) -> float:
+    """The longest pause in seconds after this many failures in a row (at least one)."""
+    doublings = min(failures - 1, 10)
+    return min(FIRST_PAUSE * 2.0**doublings, LONGEST_PAUSE)
+
+
+class _Clock:
+    """Real time: a block is due when what was played before it has been."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def pause(self, played: float) -> float | None:
+        """Seconds to wait before the next block; None to go on without saying anything yet."""
+        ahead = self._begun + played - time.monotonic()
+        if ahead < -BEHIND:
+            self._begun -= ahead
+        return max(ahead, 0.0)
+
+
+class _Turn:
+    """As fast as possible, for SHARE of the time: a level each PERIOD, of what was read in it."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def pause(self, played: float) -> float | None:
+        """Seconds to wait before the next block; None to go on without saying anything yet."""
+        spent = time.monotonic() - self._begun
+        if spent < PERIOD * SHARE:
+            return None
+        # No longer than a period, where a slow read or a stopped process took the time.
+        pause = min(spent / SHARE - spent, PERIOD)
+        self._begun += spent + pause
+        return pause

@@ -1,4 +1,7 @@
-"""What a command means for a source: a pure decision, (source, command) → what is to be done."""
+"""What is to be done for a source: pure decisions over what the log says and what is so.
+
+`decide` answers a command, `mend` compares what should run with what does.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,39 @@ import msgspec
 
 from ingest.state import Source
 from streams.messages import Command
-from streams.names import SOURCE_ID
-from streams.vocabulary import COMMANDS, Params, SourceAdd, SourceUpdate
+from streams.names import FLOATING_KINDS, SOURCE_ID, floating_lanes
+from streams.vocabulary import (
+    COMMANDS,
+    Params,
+    SourceAdd,
+    SourceFact,
+    SourceSettings,
+    SourceState,
+    SourceUpdate,
+)
 
 Action = Literal["add", "update", "remove", "start", "stop", "restart", "nothing"]
+MOST_LANES = 64
+_FLOATING = frozenset(floating_lanes(MOST_LANES))
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """An event still to be logged: its type and what it says."""
+
+    type: str
+    data: SourceFact
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done; `after` is the source as it then should be (None: gone)."""
+    """What is to be done, and the events that say so; `after` is the source by them (None: gone).
+
+    Where `starts`, audio has to be read before it is done, and what becomes of that is logged next.
+    """
 
     action: Action
+    facts: tuple[Fact, ...] = ()
     after: Source | None = None
+    starts: bool = False
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +68,10 @@ def decide(source: Source | None, command: Command) -> Decision | Rejection:
         message, _, where = str(error).partition(" - at `$.")
         field = f"params.{where.rstrip('`')}" if where else "params"
         return Rejection(reason="invalid_params", field=field, detail=_told(message, where, command.params))
+    if isinstance(params, SourceAdd | SourceUpdate) and params.settings is not None:
+        rejection = _misplaced(params.settings, command.lane) or _unusable(params.settings)
+        if rejection is not None:
+            return rejection
     if isinstance(params, SourceAdd):
         return _add(source, params, command.source)
     if source is None:
@@ -54,18 +83,42 @@ def decide(source: Source | None, command: Command) -> Decision | Rejection:
     if isinstance(params, SourceUpdate):
         return _update(source, params)
     if command.type == "source.remove":
-        return Decision(action="remove")
+        return Decision(action="remove", facts=(Fact("source.removed", SourceFact()),))
     if command.type == "source.stop":
-        return Decision(action="stop", after=msgspec.structs.replace(source, desired="stopped"))
-    wanted = msgspec.structs.replace(source, desired="running")
-    return Decision(action="start" if command.type == "source.start" else "restart", after=wanted)
+        return _stop(source)
+    return Decision(
+        action="start" if command.type == "source.start" else "restart",
+        facts=(_STARTING,),
+        after=_starting(source),
+        starts=True,
+    )
+
+
+_STARTING = Fact("source.starting", SourceFact(desired="running"))
+
+
+def _starting(source: Source) -> Source:
+    return msgspec.structs.replace(source, desired="running", state="starting", reason=None)
+
+
+def _stop(source: Source) -> Decision:
+    if source.desired == source.state == "stopped":
+        return Decision(action="stop", after=source)
+    return Decision(
+        action="stop",
+        facts=(Fact("source.stopped", SourceFact(desired="stopped", reason="command")),),
+        after=msgspec.structs.replace(source, desired="stopped", state="stopped", reason="command"),
+    )
 
 
 def _add(source: Source | None, params: SourceAdd, id: str) -> Decision | Rejection:
-    if not params.settings.path.startswith("/"):
-        return _relative(params.settings.path)
     if source is None:
-        return Decision(action="add", after=Source(settings=params.settings, name=params.name))
+        fact = SourceFact(settings=params.settings, name=params.name, desired="stopped")
+        return Decision(
+            action="add",
+            facts=(Fact("source.added", fact),),
+            after=Source(settings=params.settings, name=params.name),
+        )
     if (source.settings, source.name) == (params.settings, params.name):
         return Decision(action="nothing", after=source)
     return Rejection(
@@ -75,23 +128,40 @@ def _add(source: Source | None, params: SourceAdd, id: str) -> Decision | Reject
     )
 
 
-def _update(source: Source, params: SourceUpdate) -> Decision | Rejection:
-    if params.settings and not params.settings.path.startswith("/"):
-        return _relative(params.settings.path)
+def _update(source: Source, params: SourceUpdate) -> Decision:
+    settings = params.settings if params.settings != source.settings else None
+    name = params.name if params.name != source.name else None
+    if settings is None and name is None:
+        return Decision(action="nothing", after=source)
+    updated = Fact("source.updated", SourceFact(settings=settings, name=name))
     after = msgspec.structs.replace(
-        source,
-        settings=params.settings or source.settings,
-        name=source.name if params.name is None else params.name,
+        source, settings=settings or source.settings, name=source.name if name is None else name
     )
-    return Decision(action="nothing" if after == source else "update", after=after)
+    if settings is None or source.desired == "stopped":
+        return Decision(action="update", facts=(updated,), after=after)
+    return Decision(action="update", facts=(updated, _STARTING), after=_starting(after), starts=True)
 
 
-def _relative(path: str) -> Rejection:
-    return Rejection(
-        reason="invalid_params",
-        field="params.settings.path",
-        detail=f"{path!r} is relative; give the whole path on the ingest node",
-    )
+def _misplaced(settings: SourceSettings, lane: str) -> Rejection | None:
+    kind = settings.__struct_config__.tag
+    if lane in _FLOATING and kind not in FLOATING_KINDS:
+        return Rejection(
+            reason="wrong_lane",
+            field="lane",
+            detail=f"a source of kind {kind!r} is wired to its node; {lane!r} moves between nodes",
+        )
+    return None
+
+
+def _unusable(settings: SourceSettings) -> Rejection | None:
+    path = settings.path
+    if not path.startswith("/"):
+        detail = f"{path[:80]!r} is relative; give the whole path on the ingest node"
+    elif "\0" in path:
+        detail = f"{path[:80]!r} holds a NUL character, which no path may"
+    else:
+        return None
+    return Rejection(reason="invalid_params", field="params.settings.path", detail=detail)
 
 
 def _told(message: str, where: str, params: object) -> str:
@@ -99,3 +169,45 @@ def _told(message: str, where: str, params: object) -> str:
     for part in where.rstrip("`").split(".") if where else ():
         value = value.get(part) if isinstance(value, dict) else None
     return f"{message}; got {str(value)[:80]!r}" if where else message
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A capture as it is: by which settings, and the state it was last heard of (None: not yet)."""
+
+    settings: SourceSettings
+    state: SourceState | None = None
+    reason: str | None = None
+
+
+def begun(source: Source | None, capture: Seen | None, settings: SourceSettings) -> SourceState | None:
+    """How far a start has come that needs nothing more begun: "running", "starting", or None.
+
+    One that is being started is not begun anew: else starts that follow one another faster than a
+    slow source begins would never let it begin.
+    """
+    if source is None or capture is None or capture.settings != settings:
+        return None
+    if capture.state is None:
+        return "starting"
+    running = capture.state == source.state == "running" and source.desired == "running"
+    return "running" if running else None
+
+
+Mending = Literal["nothing", "start", "stop", "say"]
+
+
+def mend(source: Source | None, capture: Seen | None) -> Mending:
+    """What makes what runs agree with what the log says of a source, and the log with what runs.
+
+    `start` anew (in the place of what runs), `stop` what runs and say so, `say` what was heard of it.
+    """
+    if source is None:
+        return "stop" if capture else "nothing"
+    if source.desired == "stopped":
+        return "stop" if capture or source.state != "stopped" else "nothing"
+    if capture is None or capture.settings != source.settings:
+        return "start"
+    if capture.state is None:
+        # It was not heard of yet; "failed" is what a start is called that takes too long.
+        return "nothing" if source.state in ("starting", "failed") else "say"
+    return "nothing" if (capture.state, capture.reason) == (source.state, source.reason) else "say"

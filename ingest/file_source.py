@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from ingest.meters import Block
 from streams.vocabulary import FileSettings
 
 BLOCK_SECONDS = 0.1
+RATES = (1_000, 768_000)
+"""Lowest and highest sample rate taken, in Hz: a header can say anything; a block must fit in memory."""
+MOST_CHANNELS = 64
+ESTIMATED = frozenset({"MP3"})
+"""Formats whose header does not say how long they are."""
+UNKNOWN = 2**62
+"""At least this many frames is how libsndfile says that it does not know how many there are."""
 
 
 class SourceFailed(Exception):
@@ -23,47 +32,76 @@ class FileSource:
 
     def __init__(self, settings: FileSettings) -> None:
         """Open the recording. Raises SourceFailed."""
-        self._settings = settings
+        self._path = settings.path
+        self._loop = settings.loop
         self._file = _opened(Path(settings.path))
         self.rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.paced = settings.pace == "realtime"
+        self._frames = max(1, round(self.rate * BLOCK_SECONDS))
+        self._at = 0
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of BLOCK_SECONDS, shape (frames, channels), no gap where it loops; raises SourceFailed."""
-        frames = max(1, round(self.rate * BLOCK_SECONDS))
-        since_rewind = 0
+        """Blocks of BLOCK_SECONDS, shape (frames, channels); only the last of what does not loop is shorter.
+
+        Where it loops, a block goes on at the beginning without a gap. Raises SourceFailed.
+        """
+        if self._loop and self._file.frames < self._frames:
+            yield from self._repeated()
+            return
         while True:
-            try:
-                block: Block = self._file.read(frames, dtype="float32", always_2d=True)
-            except (soundfile.SoundFileError, RuntimeError) as error:
-                raise SourceFailed(f"{self._settings.path} cannot be read further: {error}") from None
-            since_rewind += len(block)
+            block = self._read(self._frames)
+            while self._loop and len(block) < self._frames:
+                self._rewind()
+                more = self._read(self._frames - len(block))
+                if not len(more):
+                    raise SourceFailed(f"{self._path} holds no audio")
+                block = np.concatenate([block, more])
             if len(block):
                 yield block
-            if len(block) == frames:
-                continue
-            if not self._settings.loop:
+            if len(block) < self._frames:
                 return
-            if not since_rewind:
-                raise SourceFailed(f"{self._settings.path} holds no audio")
-            since_rewind = 0
-            self._file.seek(0)
 
     def close(self) -> None:
         """Close the recording."""
         self._file.close()
 
+    def _repeated(self) -> Iterator[Block]:
+        """A recording shorter than a block, read once: rewinding for each pass could take longer than it."""
+        whole = self._read(self._frames)
+        if not len(whole):
+            raise SourceFailed(f"{self._path} holds no audio")
+        repeated = np.concatenate([whole] * (math.ceil(self._frames / len(whole)) + 1))
+        offset = 0
+        while True:
+            yield repeated[offset : offset + self._frames]
+            offset = (offset + self._frames) % len(whole)
+
+    def _read(self, frames: int) -> Block:
+        try:
+            block: Block = self._file.read(frames, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise SourceFailed(f"{self._path} cannot be read further: {error}") from None
+        self._at += len(block)
+        length = self._file.frames
+        if len(block) < frames and self._at < length < UNKNOWN and self._file.format not in ESTIMATED:
+            raise SourceFailed(f"{self._path} was cut short: it ends after {self._at} of its {length} frames")
+        return block
+
+    def _rewind(self) -> None:
+        try:
+            self._file.seek(0)
+            self._at = 0
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise SourceFailed(f"{self._path} cannot be played again: {error}") from None
+
 
 def _opened(path: Path) -> soundfile.SoundFile:
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        raise SourceFailed(f"{path}: {error.strerror}") from None
-    # A FIFO or a device would block its opener until somebody writes.
-    if not stat.S_ISREG(mode):
-        raise SourceFailed(f"{path} is not a regular file")
-    try:
+        # A FIFO or a device would block its opener until somebody writes.
+        if not stat.S_ISREG(mode):
+            raise SourceFailed(f"{path} is not a regular file")
         with path.open("rb"):
             pass
         file = soundfile.SoundFile(path)
@@ -71,7 +109,20 @@ def _opened(path: Path) -> soundfile.SoundFile:
         raise SourceFailed(f"{path}: {error.strerror}") from None
     except soundfile.SoundFileError:
         raise SourceFailed(f"{path} is no audio file that libsndfile can read") from None
-    if not file.frames:
+    fault = _fault(file)
+    if fault:
         file.close()
-        raise SourceFailed(f"{path} holds no audio")
+        raise SourceFailed(f"{path} {fault}")
     return file
+
+
+def _fault(file: soundfile.SoundFile) -> str | None:
+    """What stands in the way of playing it."""
+    lowest, highest = RATES
+    if not file.frames:
+        return "holds no audio"
+    if not lowest <= file.samplerate <= highest:
+        return f"says it has {file.samplerate} Hz; {lowest} to {highest} Hz can be played"
+    if file.channels > MOST_CHANNELS:
+        return f"says it has {file.channels} channels; at most {MOST_CHANNELS} can be played"
+    return None

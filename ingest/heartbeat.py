@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib import metadata
 
 import structlog
 from redis.exceptions import ResponseError
@@ -17,6 +17,8 @@ from streams.names import StationKeys
 
 EVERY = 5.0
 """Seconds between two beats."""
+RETRY = 1.0
+"""Seconds between two attempts at a beat that could not be written."""
 TIME_TO_LIVE = 60
 """Seconds after which a node that does not beat is forgotten."""
 
@@ -40,6 +42,7 @@ class Heartbeat:
         self._lanes = lanes
         self._sources = sources
         self._address = socket.gethostname()
+        self._version = _version()
 
     def run(self, stop: threading.Event) -> None:
         """Beat until `stop` is set; a beat that cannot be written is missed, not made up for."""
@@ -52,18 +55,31 @@ class Heartbeat:
                 if not told:
                     log.warning("no heartbeat", detail=str(error))
                 told = True
-            stop.wait(1.0 if told else EVERY)
+            except Exception:  # a heart does not stop for one beat
+                log.exception("no heartbeat")
+                told = True
+            stop.wait(RETRY if told else EVERY)
         self._link.close()
 
     def beat(self) -> None:
-        """Write one heartbeat. Raises Unreachable."""
+        """Write one heartbeat. Raises Unreachable, ResponseError."""
         fields = {
-            "time": now().isoformat(),
+            "time": now().isoformat(timespec="microseconds"),
             "address": self._address,
-            "version": version("tocsin"),
+            "version": self._version,
             "lanes": json.dumps(self._lanes()),
             "sources": json.dumps(self._sources()),
             "breakers": "{}",
         }
         flat = [part for pair in fields.items() for part in pair]
-        self._link.batch([("HSET", self._key, *flat), ("EXPIRE", self._key, TIME_TO_LIVE)])
+        beat = ("HSET", self._key, *flat)
+        for reply in self._link.batch([beat, ("EXPIRE", self._key, TIME_TO_LIVE)]):
+            if isinstance(reply, ResponseError):
+                raise reply
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tocsin")
+    except metadata.PackageNotFoundError:
+        return "unknown"  # run from a folder that was never installed

@@ -2,6 +2,9 @@
 
 The log is the memory: `restore` folds it, `begin` and every few seconds after it what should run
 is compared with what does. Commands of one source come one at a time, from threads of their own.
+
+One lock orders everything: what is logged, what memory says, and which capture is the source's.
+Nothing waits while it is held.
 """
 
 from __future__ import annotations
@@ -9,19 +12,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from queue import Empty, SimpleQueue
 
-import msgspec
 import structlog
 
 from ingest.capture import Capture, Report, Telemetry
-from ingest.decide import Decision, Rejection, decide
-from ingest.state import Source, fold
+from ingest.claims import Claims
+from ingest.decide import Decision, Fact, Rejection, Seen, begun, decide, mend
+from ingest.ledger import Ledger, Void, draft_of, sources_of
 from streams.admission import Task
+from streams.connection import Unreachable
 from streams.log import Draft, Post
-from streams.messages import GENESIS, SCHEMA, Event, Logged, now
-from streams.vocabulary import SourceFact, SourceSettings, SourceState, plain
+from streams.messages import Logged
+from streams.vocabulary import SourceFact, SourceSettings
 from streams.worker import Result
 
 START_TIMEOUT = 8.0
@@ -30,235 +33,298 @@ RECONCILE = 3.0
 """Seconds between two comparisons of what should run with what does."""
 POLL = 0.05
 """Seconds between two looks whether a start in progress was cancelled."""
+STOP_TIMEOUT = 1.0
+"""Seconds to wait for a capture to end; one that hangs is silent and left behind."""
+CLAIM_TIMEOUT = 20.0
+"""Seconds to try to claim an id while Redis is away: as long as a failover may take."""
+
+
+class _Run:
+    """A capture, what it was started by, and what was heard of it."""
+
+    def __init__(self, capture: Capture, command: str | None) -> None:
+        self.capture = capture
+        self.command = command
+        self.heard: Report | None = None
+        self.first: Report | None = None
+        self.tried = threading.Event()
+        """Set once the first attempt has succeeded or failed, and that was logged."""
+
+    def seen(self) -> Seen:
+        heard = self.heard
+        return Seen(
+            settings=self.capture.settings,
+            state=heard.state if heard else None,
+            reason=heard.fact.reason if heard else None,
+        )
+
+
+_Reports = SimpleQueue[tuple[_Run, Report] | None]
+"""What captures say, in order; None ends the attending."""
 
 
 class SourcesLane:
     """The handler of a lane whose sources this node captures."""
 
-    def __init__(self, lane: str, telemetry: Telemetry) -> None:
+    def __init__(self, lane: str, telemetry: Telemetry, claims: Claims) -> None:
         self._lane = lane
         self._telemetry = telemetry
-        self._lock = threading.RLock()
-        self._sources: dict[str, Source] = {}
-        self._captures: dict[str, Capture] = {}
+        self._claims = claims
+        self._lock = threading.Lock()
+        self._ledger = Ledger()
+        self._runs: dict[str, _Run] = {}
         self._busy: set[str] = set()
-        self._post: Post | None = None
-        self._ours = threading.Event()
-        self._reports: SimpleQueue[tuple[Capture, Report]] = SimpleQueue()
-        self._log = structlog.get_logger(__name__).bind(lane=lane)
+        self._reports: _Reports | None = None
+        self._logger = structlog.get_logger(__name__).bind(lane=lane)
 
     def restore(self, events: Iterator[Logged]) -> None:
-        """Fold the lane's log anew."""
-        sources: dict[str, Source] = {}
-        for logged in events:
-            try:
-                after = fold(sources.get(logged.event.source), logged.event)
-            except msgspec.ValidationError as error:
-                self._log.error("event not understood", seq=logged.event.seq, detail=str(error))
-                continue
-            if after is not None:
-                sources[logged.event.source] = after
-            else:
-                sources.pop(logged.event.source, None)
+        """Fold the lane's log anew. From here to `begin` nothing is logged."""
         with self._lock:
-            self._sources = sources
+            self._ledger.close()
+        sources = sources_of(events)
+        with self._lock:
+            self._ledger.sources = sources
 
     def begin(self, post: Post) -> None:
         """The lane is ours: let run what should run."""
-        self._post = post
-        if not self._ours.is_set():
-            self._ours.set()
-            threading.Thread(target=self._attend, name=f"attend-{self._lane}", daemon=True).start()
-        self.reconcile()
+        with self._lock:
+            self._ledger.reopen(post)
+            reports = self._reports
+            if reports is None:
+                reports = self._reports = SimpleQueue()
+                name = f"attend-{self._lane}"
+                threading.Thread(target=self._attend, args=(reports,), name=name, daemon=True).start()
+        self._reconcile(reports)
 
     def end(self) -> None:
         """The lane is not ours any more: stop what runs. The log still says that it should."""
-        self._ours.clear()
         with self._lock:
-            captures, self._captures = self._captures, {}
-            self._post = None
-        for capture in captures.values():
-            capture.stop()
+            self._ledger.close()
+            runs, self._runs = self._runs, {}
+            reports, self._reports = self._reports, None
+        if reports is not None:
+            reports.put(None)
+        for run in runs.values():
+            run.capture.cancel()
+        until = time.monotonic() + STOP_TIMEOUT
+        for run in runs.values():
+            self._stop(run, max(until - time.monotonic(), 0))
 
     def counts(self) -> dict[str, int]:
         """How many sources are in each state."""
         with self._lock:
-            states = [source.state for source in self._sources.values()]
+            states = [source.state for source in self._ledger.sources.values()]
         return {state: states.count(state) for state in sorted(set(states))}
 
     def execute(self, task: Task) -> Result:
         """Carry out a source command."""
-        command = task.command
+        id = task.command.source
         with self._lock:
-            self._busy.add(command.source)
-            before = self._sources.get(command.source)
+            term, before = self._ledger.term, self._ledger.sources.get(id)
+            self._busy.add(id)
         try:
-            decision = decide(before, command)
+            decision = decide(before, task.command)
+            if isinstance(decision, Decision) and task.command.type == "source.add":
+                decision = self._claimed(task, decision)
             if isinstance(decision, Rejection):
-                return Result(
-                    outcome="rejected", reason=decision.reason, field=decision.field, detail=decision.detail
-                )
-            return self._carry_out(task, decision)
+                return self._reject(task, decision)
+            return self._start(task, decision, term) if decision.starts else self._do(task, decision, term)
+        except Void:
+            return Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
+        except Unreachable as error:
+            return Result(outcome="failed", reason="unreachable", detail=error.detail)
         finally:
             with self._lock:
-                self._busy.discard(command.source)
+                self._busy.discard(id)
 
-    def _carry_out(self, task: Task, decision: Decision) -> Result:
-        source, action, after = task.command.source, decision.action, decision.after
-        if action == "remove" or after is None:
-            self._halt(source)
-            return self._done(task, None, "source.removed", SourceFact())
-        if action == "add":
-            fact = SourceFact(settings=after.settings, name=after.name, desired="stopped")
-            return self._done(task, "stopped", "source.added", fact)
-        if action == "nothing":
-            return Result(outcome="completed", state=after.state)
-        if action == "update":
-            return self._update(task, after)
-        if action == "stop":
-            self._halt(source)
-            return self._done(
-                task, "stopped", "source.stopped", SourceFact(desired="stopped", reason="command")
-            )
-        with self._lock:
-            running = self._captures.get(source)
-        if action == "start" and running and running.last.state == "running":
-            return Result(outcome="completed", state="running")
-        return self._start(task, after)
-
-    def _update(self, task: Task, after: Source) -> Result:
-        before = self._sources[task.command.source]
-        settings = after.settings if after.settings != before.settings else None
-        fact = SourceFact(settings=settings, name=after.name if after.name != before.name else None)
-        draft = self._draft("source.updated", task.command.source, fact, task.command.id)
-        self._note(draft)
-        if settings is None or before.desired == "stopped":
-            return Result(outcome="completed", state=after.state, drafts=(draft,))
-        started = self._start(task, after)
-        return msgspec.structs.replace(started, drafts=(draft, *started.drafts))
-
-    def _start(self, task: Task, wanted: Source) -> Result:
-        """(Re)start the capture and wait until audio was read, it failed, or somebody overtook us."""
-        id, command = task.command.source, task.command
-        self._halt(id)
-        self._tell("source.starting", id, SourceFact(desired="running"), command.id)
-        capture = self._capture(id, wanted.settings, tell_first=False)
-        waited = 0.0
-        while not capture.tried.wait(POLL):
-            waited += POLL
-            if task.cancelled.is_set():
-                self._halt(id)
-                return Result(outcome="superseded", reason="superseded")
-            if waited >= START_TIMEOUT:
-                detail = f"no audio within {START_TIMEOUT:g} s; the node keeps trying until it is stopped"
-                return Result(outcome="failed", state="starting", reason="no_audio", detail=detail)
-        first = capture.first
-        draft = self._draft(f"source.{first.state}", id, first.fact, command.id, first.at)
-        self._note(draft)
-        if first.state == "failed":
-            detail = f"{first.fact.reason}; the node keeps trying until it is stopped"
-            return Result(
-                outcome="failed", state="failed", reason="source_failed", detail=detail, drafts=(draft,)
-            )
-        return Result(outcome="completed", state=first.state, drafts=(draft,))
-
-    def _capture(self, source: str, settings: SourceSettings, *, tell_first: bool) -> Capture:
-        capture = Capture(
-            source,
-            settings,
-            report=lambda capture, report: self._reports.put((capture, report)),
-            telemetry=self._telemetry,
-            tell_first=tell_first,
+    def _claimed(self, task: Task, decision: Decision) -> Decision | Rejection:
+        """The decision to add, once the id is claimed for this lane. Raises Unreachable."""
+        until = time.monotonic() + CLAIM_TIMEOUT
+        while True:
+            try:
+                owner = self._claims.claim(task.command.source, self._lane)
+                break
+            except Unreachable:
+                if time.monotonic() > until or task.cancelled.wait(POLL):
+                    raise
+        if owner == self._lane:
+            return decision
+        return Rejection(
+            reason="exists", field="source", detail=f"the id belongs to lane {owner!r}; choose another"
         )
+
+    def _release(self, id: str, command: str | None = None) -> None:
+        def exists() -> bool:
+            with self._lock:
+                return id in self._ledger.sources or id in self._busy
+
+        self._claims.release(id, self._lane, exists, command)
+
+    def _reject(self, task: Task, rejection: Rejection) -> Result:
+        if task.command.type == "source.remove" and rejection.reason == "unknown_source":
+            # Where a crash came between a removal and the release of its id, the next removal frees it.
+            self._release(task.command.source)
+        return Result(
+            outcome="rejected", reason=rejection.reason, field=rejection.field, detail=rejection.detail
+        )
+
+    def _do(self, task: Task, decision: Decision, term: int) -> Result:
+        """What needs no audio: it is logged together with the result."""
+        id, command = task.command.source, task.command.id
+        ended: _Run | None = None
+        drafts: list[Draft] = []
         with self._lock:
-            self._captures[source] = capture
-        capture.start()
-        return capture
+            self._ledger.check(term)
+            if decision.action in ("stop", "remove"):
+                ended = self._runs.pop(id, None)
+            for fact in decision.facts:
+                drafts.append(draft_of(fact, id, command))
+                self._ledger.fold(drafts[-1])
+        if ended is not None:
+            self._stop(ended)
+        if decision.action == "remove":
+            self._release(id, command)
+        state = decision.after.state if decision.after else None
+        return Result(outcome="completed", state=state, drafts=tuple(drafts))
 
-    def _halt(self, source: str) -> None:
+    def _start(self, task: Task, decision: Decision, term: int) -> Result:
+        """(Re)start the capture and wait until audio was read, it failed, or somebody overtook us."""
+        id, command, after = task.command.source, task.command.id, decision.after
+        if after is None:
+            raise Void
         with self._lock:
-            capture = self._captures.pop(source, None)
-        if capture:
-            capture.stop()
-
-    def _done(self, task: Task, state: SourceState | None, type: str, fact: SourceFact) -> Result:
-        """A result whose event is logged in the same step."""
-        draft = self._draft(type, task.command.source, fact, task.command.id)
-        self._note(draft)
-        return Result(outcome="completed", state=state, drafts=(draft,))
-
-    def _reported(self, capture: Capture, report: Report) -> None:
-        """Log what a capture says of itself, unless it has been replaced meanwhile."""
-        with self._lock:
-            if self._captures.get(capture.source) is not capture:
-                return
-            if report.state == "stopped":
-                del self._captures[capture.source]
-        self._tell(f"source.{report.state}", capture.source, report.fact, at=report.at)
-
-    def _tell(
-        self,
-        type: str,
-        source: str,
-        fact: SourceFact,
-        command: str | None = None,
-        at: datetime | None = None,
-    ) -> None:
-        draft = self._draft(type, source, fact, command, at)
-        self._note(draft)
-        post = self._post
-        if post:
-            post(draft)
-
-    def _note(self, draft: Draft) -> None:
-        """Fold what is about to be logged into what we know, exactly as a reader of the log will."""
-        event = Event(
-            seq=0, prev=GENESIS, token=0, at=now(), logged_at=now(), node="", type=draft.type,
-            data=draft.data, schema=SCHEMA, source=draft.source,
-        )  # fmt: skip
-        with self._lock:
-            after = fold(self._sources.get(draft.source), event)
-            if after is not None:
-                self._sources[draft.source] = after
+            self._ledger.check(term)
+            run = self._runs.get(id)
+            seen = run.seen() if run and decision.action == "start" else None
+            how_far = begun(self._ledger.sources.get(id), seen, after.settings)
+            if how_far == "running":
+                return Result(outcome="completed", state="running")
+            for fact in decision.facts:
+                self._ledger.tell(fact, id, command)
+            if run is not None and how_far == "starting":
+                run.command = command
+                ended = None
             else:
-                self._sources.pop(draft.source, None)
+                run, ended = None, self._runs.pop(id, None)
+        if ended is not None:
+            self._stop(ended)
+        if run is None:
+            with self._lock:
+                self._ledger.check(term)
+                run = self._run(id, after.settings, command)
+        return self._await(task, run)
 
-    def _draft(
-        self,
-        type: str,
-        source: str,
-        fact: SourceFact,
-        command: str | None = None,
-        at: datetime | None = None,
-    ) -> Draft:
-        return Draft(type=type, source=source, data=plain(fact), command=command, at=at)
+    def _await(self, task: Task, run: _Run) -> Result:
+        until = time.monotonic() + START_TIMEOUT
+        while not run.tried.wait(POLL):
+            if task.cancelled.is_set():
+                # What it began goes on, as the log says, until the newer command has its way.
+                return Result(outcome="superseded", reason="superseded")
+            if time.monotonic() > until:
+                return self._too_slow(task, run)
+        first = run.first
+        if first is not None and first.state == "failed":
+            detail = f"{first.fact.reason}; the node keeps trying until it is stopped"
+            return Result(outcome="failed", state="failed", reason="source_failed", detail=detail)
+        return Result(outcome="completed", state="running")
 
-    def _attend(self) -> None:
+    def _too_slow(self, task: Task, run: _Run) -> Result:
+        reason = f"no audio within {START_TIMEOUT:g} s"
+        id = task.command.source
+        with self._lock:
+            if self._runs.get(id) is run and not run.tried.is_set():
+                self._ledger.tell(Fact("source.failed", SourceFact(reason=reason)), id, task.command.id)
+        detail = f"{reason}; the node keeps trying until it is stopped"
+        return Result(outcome="failed", state="failed", reason="no_audio", detail=detail)
+
+    def _stop(self, run: _Run, timeout: float = STOP_TIMEOUT) -> None:
+        if not run.capture.stop(timeout):
+            self._logger.warning("capture hangs; it is left behind, silent", source=run.capture.source)
+
+    def _attend(self, reports: _Reports) -> None:
         """Log what captures report, and reconcile every few seconds; the body of a thread."""
         due = time.monotonic() + RECONCILE
-        while self._ours.is_set():
+        while True:
             try:
-                self._reported(*self._reports.get(timeout=max(due - time.monotonic(), 0)))
+                item = reports.get(timeout=max(due - time.monotonic(), 0))
+                if item is None:
+                    return
+                self._heard(*item)
             except Empty:
-                self.reconcile()
+                pass
+            except Exception:  # whatever one source brings about, the others are attended to
+                self._logger.exception("report not logged")
+            if time.monotonic() >= due:
+                self._reconcile(reports)
                 due = time.monotonic() + RECONCILE
 
-    def reconcile(self) -> None:
+    def _heard(self, run: _Run, report: Report) -> None:
+        id = run.capture.source
+        with self._lock:
+            if self._runs.get(id) is not run:
+                return
+            run.heard = report
+            run.first = run.first or report
+            self._say(id, run)
+            run.tried.set()
+
+    def _reconcile(self, reports: _Reports) -> None:
         """Start what should run and does not, stop what should not and does, log what was not logged."""
         with self._lock:
-            sources = {id: s for id, s in self._sources.items() if id not in self._busy}
-            captures = dict(self._captures)
-            gone = captures.keys() - self._sources.keys() - self._busy
-        for id in gone:
-            self._halt(id)
-        for id, source in sources.items():
-            capture = captures.get(id)
-            if source.desired == "stopped":
-                self._halt(id)
-                if source.state != "stopped":
-                    self._tell("source.stopped", id, SourceFact(reason="reconciled"))
-            elif capture is None:
-                self._tell("source.starting", id, SourceFact(reason="reconciled"))
-                self._capture(id, source.settings, tell_first=True)
-            elif capture.tried.is_set() and capture.last.state != source.state:
-                self._tell(f"source.{capture.last.state}", id, capture.last.fact, at=capture.last.at)
+            ids = self._ledger.sources.keys() | self._runs.keys()
+        for id in sorted(ids):
+            with self._lock:
+                if self._reports is not reports or not self._ledger.open:
+                    return
+                try:
+                    ended = None if id in self._busy else self._mend(id)
+                except Exception:  # the other sources are mended all the same
+                    self._logger.exception("source not mended", source=id)
+                    continue
+            if ended is not None:
+                self._stop(ended)
+
+    # What follows is called with the lock held, and waits for nothing.
+
+    def _mend(self, id: str) -> _Run | None:
+        """Mend one source; return the run that is to be stopped."""
+        source, run = self._ledger.sources.get(id), self._runs.get(id)
+        mending = mend(source, run.seen() if run else None)
+        if mending == "say" and run is not None:
+            self._say(id, run)
+            return None
+        if mending == "nothing":
+            return None
+        self._runs.pop(id, None)
+        if mending == "start" and source is not None:
+            self._ledger.tell(Fact("source.starting", SourceFact(reason="reconciled")), id)
+            self._run(id, source.settings, None)
+        elif source is not None and source.state != "stopped":
+            self._ledger.tell(Fact("source.stopped", SourceFact(reason="reconciled")), id)
+        return run
+
+    def _run(self, id: str, settings: SourceSettings, command: str | None) -> _Run:
+        """Start a capture. Its reports go to whoever attends to the lane now."""
+        reports = self._reports
+        if reports is None:
+            raise Void
+
+        def report(report: Report) -> None:
+            reports.put((run, report))
+
+        capture = Capture(id, settings, report=report, telemetry=self._telemetry)
+        run = _Run(capture, command)
+        capture.start()
+        self._runs[id] = run
+        return run
+
+    def _say(self, id: str, run: _Run) -> None:
+        """Log what was last heard of a capture; one that has ended is done with."""
+        heard = run.heard
+        if heard is None:
+            self._ledger.tell(Fact("source.starting", SourceFact(reason="reconciled")), id)
+            return
+        command = run.command if run.first is heard else None
+        self._ledger.tell(Fact(f"source.{heard.state}", heard.fact), id, command, heard.at)
+        if heard.state == "stopped" and self._ledger.open:
+            del self._runs[id]

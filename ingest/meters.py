@@ -1,4 +1,4 @@
-"""How loud a block of audio is, in dBFS: RMS and sample peak.
+"""How loud audio is, in dBFS: RMS and sample peak.
 
 0 dBFS is full scale, a sample of ±1.0; a full-scale sine therefore has an RMS level of −3.01 dBFS
 (the convention of ITU-T P.56 and of most recorders, not that of AES17, which adds 3.01 dB).
@@ -22,44 +22,39 @@ class Meter:
     """Adds blocks up until it is read. A block's size and number of channels may change."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._peak = 0.0
         self._power = 0.0
         self._samples = 0
 
     def add(self, block: Block) -> None:
-        """Take a block in; its samples are finite."""
+        """Take a block in. What is no number counts as silence, what is infinite as full scale."""
         if not block.size:
             return
         peak = float(np.max(np.abs(block)))
+        if not math.isfinite(peak):
+            # Files of floats may hold anything; a level must stay one.
+            block = np.nan_to_num(block, nan=0.0, posinf=1.0, neginf=-1.0).astype(np.float64)
+            peak = float(np.max(np.abs(block)))
         # Scaled by the peak, so that squaring neither overflows nor loses the very quiet.
         scaled = block.astype(np.float64).ravel() / peak if peak else np.zeros(1)
-        power = peak * peak * float(np.dot(scaled, scaled))
         self._peak = max(self._peak, peak)
-        self._power += power
+        self._power += peak * peak * float(np.dot(scaled, scaled))
         self._samples += block.size
+
+    @property
+    def measured(self) -> int:
+        """How many samples were added since the last reading."""
+        return self._samples
 
     def read(self) -> tuple[float, float]:
         """RMS and peak level in dBFS of what was added since the last reading; −∞ where that is nothing."""
         mean = self._power / self._samples if self._samples else 0.0
         levels = decibels(math.sqrt(mean)), decibels(self._peak)
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         return levels
-
-
-def rms_dbfs(block: Block) -> float:
-    """The RMS level of `block` over all channels, in dBFS."""
-    if not block.size:
-        return -math.inf
-    peak = float(np.max(np.abs(block)))
-    if not peak:
-        return -math.inf
-    scaled = block.astype(np.float64).ravel() / peak
-    return decibels(peak) + decibels(math.sqrt(float(np.dot(scaled, scaled)) / block.size))
-
-
-def peak_dbfs(block: Block) -> float:
-    """The sample peak of `block`, the loudest channel's, in dBFS."""
-    return decibels(float(np.max(np.abs(block)))) if block.size else -math.inf
 
 
 def decibels(amplitude: float) -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
 import structlog
 from redis.exceptions import ResponseError
 
+from ingest.claims import Claims
 from ingest.heartbeat import Heartbeat
 from ingest.lane import SourcesLane
 from ingest.telemetry import TelemetryWriter
@@ -19,12 +21,15 @@ from streams.connection import Unreachable, connect
 from streams.durability import Prover
 from streams.library import load_library
 from streams.names import StationKeys, floating_lanes, node_lane
+from streams.server_check import check_server
 from streams.settings import Settings
 from streams.signing import Keyring, load_keyring
 from streams.worker import LaneWorker
 
 STOP_WITHIN = 3.0
-"""Seconds that the lanes have to be released."""
+"""Seconds that the lanes have to be released, all together."""
+QUIET_WITHIN = 0.5
+"""Seconds that whatever else runs has to end; what hangs then ends with the process."""
 RETRY = 0.5
 """Seconds between attempts to reach a primary at start."""
 
@@ -42,6 +47,8 @@ class Node:
         self._prover = Prover(settings.redis)
         self._keyring = load_keyring(Path(settings.keys.directory))
         self._quiet = threading.Event()
+        self._telemetry = TelemetryWriter(connect(settings.redis, f"{self._name}-telemetry"), self._keys)
+        self._claims = Claims(connect(settings.redis, f"{self._name}-claims"), self._keys)
         self._handlers: dict[str, SourcesLane] = {}
         self._workers: dict[str, LaneWorker] = {}
         self._threads: list[threading.Thread] = []
@@ -50,6 +57,8 @@ class Node:
         """Own lanes until told to stop, then release them and stop telemetry and heartbeat."""
         self._load_library()
         names = [node_lane(self._name), *floating_lanes(self._settings.station.lanes)]
+        self._start("telemetry", self._telemetry.run, self._quiet)
+        self._start("claims", self._claims.run, self._quiet)
         lanes = [self._start(f"lane-{lane}", self._add(lane).run, self.stopping) for lane in names]
         heartbeat = Heartbeat(
             connect(self._settings.redis, f"{self._name}-heartbeat"),
@@ -61,18 +70,13 @@ class Node:
         self._start("heartbeat", heartbeat.run, self._quiet)
         log.info("ingest runs", node=self._name, lanes=len(names))
         self.stopping.wait()
-        for thread in lanes:
-            thread.join(STOP_WITHIN)
+        _join(lanes, STOP_WITHIN)
         self._quiet.set()
-        for thread in self._threads:
-            thread.join(0.5)
+        _join(self._threads, QUIET_WITHIN)
         log.info("ingest stopped", node=self._name)
 
     def _add(self, lane: str) -> LaneWorker:
-        link = connect(self._settings.redis, f"{self._name}-{lane}-telemetry")
-        telemetry = TelemetryWriter(link, self._keys.lane(lane))
-        self._start(f"telemetry-{lane}", telemetry.run, self._quiet)
-        handler = self._handlers[lane] = SourcesLane(lane, telemetry)
+        handler = self._handlers[lane] = SourcesLane(lane, self._telemetry.lane(lane), self._claims)
         worker = self._workers[lane] = LaneWorker(
             self._settings, lane, self._name, handler, keyring=self._keys_known, prover=self._prover
         )
@@ -96,10 +100,14 @@ class Node:
         return dict(total)
 
     def _load_library(self) -> None:
-        """Load the server-side functions, waiting for a primary as long as it takes."""
+        """Load the server-side functions, waiting for a primary as long as it takes.
+
+        Raises WrongServer where the server would break a promise.
+        """
         link, told = connect(self._settings.redis, f"{self._name}-library"), False
         while not self.stopping.is_set():
             try:
+                check_server(link)
                 load_library(link)
                 break
             except (Unreachable, ResponseError) as error:
@@ -110,8 +118,17 @@ class Node:
         link.close()
 
 
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0))
+
+
 def serve(settings: Settings) -> None:
-    """Run this node's ingest until SIGTERM or SIGINT. Call it from the main thread."""
+    """Run this node's ingest until SIGTERM or SIGINT. Call it from the main thread.
+
+    Raises WrongServer, InvalidKey.
+    """
     node = Node(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,8 @@
-"""Writing levels into a lane's telemetry stream. Audio never waits for it."""
+"""Writing levels into the lanes' telemetry streams. Audio never waits for it.
+
+One thread writes for the whole process, all lanes in one round trip, and sleeps while there is
+nothing to write.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +14,79 @@ from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
 from streams.messages import Level, canonical
-from streams.names import LaneKeys
+from streams.names import StationKeys
 
 PERIOD = 0.1
 """Seconds between two writes."""
-HELD = 2000
-"""Levels held while they cannot be written; the oldest are dropped first."""
+IDLE = 0.25
+"""Seconds between two looks whether to stop, while there is nothing to write."""
+HELD = 20_000
+"""Levels held while a write is in progress; the oldest are dropped first."""
 KEPT = 6000
-"""Entries kept in the stream, about: ten minutes."""
+"""Entries kept in a stream, about: ten minutes."""
 RETRY = 1.0
-"""Seconds between attempts while Redis is away."""
+"""Seconds between attempts while Redis is away; what is older than that is not written afterwards."""
 
 log = structlog.get_logger(__name__)
 
 
-class TelemetryWriter:
-    """Batches the levels of all sources of a lane into one entry each tenth of a second."""
+class LaneTelemetry:
+    """Where the levels of one lane's sources go."""
 
-    def __init__(self, link: Link, keys: LaneKeys) -> None:
-        self._link = link
-        self._key = keys.telemetry
-        self._levels: deque[Level] = deque(maxlen=HELD)
-        self.dropped = 0
-        """Levels that were never written because Redis was away for too long."""
+    def __init__(self, writer: TelemetryWriter, key: str) -> None:
+        self._writer = writer
+        self._key = key
 
     def put(self, level: Level) -> None:
         """Take one measurement; never blocks."""
-        if len(self._levels) == HELD:
-            self.dropped += 1
-        self._levels.append(level)
+        self._writer.put(self._key, level)
+
+
+class TelemetryWriter:
+    """Batches the levels of each lane into one entry a tenth of a second. `run` is the body of a thread."""
+
+    def __init__(self, link: Link, keys: StationKeys) -> None:
+        self._link = link
+        self._keys = keys
+        self._levels: deque[tuple[str, Level]] = deque(maxlen=HELD)
+        self._some = threading.Event()
+
+    def lane(self, lane: str) -> LaneTelemetry:
+        """What a lane puts its levels into."""
+        return LaneTelemetry(self, self._keys.lane(lane).telemetry)
+
+    def put(self, key: str, level: Level) -> None:
+        """Take one measurement for the stream `key`; never blocks."""
+        self._levels.append((key, level))
+        if not self._some.is_set():
+            self._some.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Write until `stop` is set; the body of a thread."""
+        """Write until `stop` is set; what cannot be written is dropped, it is of no use later."""
         away = False
-        while not stop.wait(RETRY if away else PERIOD):
-            batch = [self._levels.popleft() for _ in range(len(self._levels))]
-            if not batch:
+        while not stop.is_set():
+            if not self._some.wait(IDLE):
                 continue
+            stop.wait(RETRY if away else PERIOD)
+            self._some.clear()
             try:
-                self._link.call("XADD", self._key, "MAXLEN", "~", KEPT, "*", "l", canonical(batch))
+                self.write()
                 away = False
             except (Unreachable, ResponseError) as error:
-                self.dropped += len(batch)
                 if not away:
                     log.warning("telemetry cannot be written", detail=str(error))
                 away = True
+            except Exception:  # one level that cannot be written must not end all others
+                log.exception("telemetry failed")
         self._link.close()
+
+    def write(self) -> None:
+        """Write what was put so far. Raises Unreachable, ResponseError."""
+        lanes: dict[str, list[Level]] = {}
+        for _ in range(len(self._levels)):
+            key, level = self._levels.popleft()
+            lanes.setdefault(key, []).append(level)
+        adds = [("XADD", key, "MAXLEN", "~", KEPT, "*", "l", canonical(some)) for key, some in lanes.items()]
+        for reply in self._link.batch(adds) if adds else ():
+            if isinstance(reply, ResponseError):
+                raise reply
