@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 40, 48
+LEFT, RIGHT, TOP, BOTTOM = 64, 150, 60, 48
 COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7c3aed")
 
 Points = Sequence[tuple[float, float]]
