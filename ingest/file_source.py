@@ -27,6 +27,19 @@ class SourceFailed(Exception):
     """Raised when a source cannot be read (any more); the text says why, for people."""
 
 
+class _Unsought(soundfile.SoundFile):  # type: ignore[misc]  # comes without types
+    """A recording that is read straight on.
+
+    SoundFile.read seeks to where it already is after every read of what can be sought in. That costs a
+    search in long Ogg files, and the MP3 decoder loses the bits that a frame borrows from the one before:
+    block by block, little is left of the sound.
+    """
+
+    def seekable(self) -> bool:
+        """Whether reads may seek: no. `seek` itself works all the same."""
+        return False
+
+
 class FileSource:
     """An open recording: `rate` in Hz, `channels`, and its blocks. Constant memory."""
 
@@ -104,7 +117,7 @@ def _opened(path: Path) -> soundfile.SoundFile:
             raise SourceFailed(f"{path} is not a regular file")
         with path.open("rb"):
             pass
-        file = soundfile.SoundFile(path)
+        file = _Unsought(path)
     except OSError as error:
         raise SourceFailed(f"{path}: {error.strerror}") from None
     except soundfile.SoundFileError:
