@@ -38,12 +38,20 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """Valid until this time of the owner's monotonic clock, counted from before the request."""
 
 
-def acquire(link: Link, keys: LaneKeys, owner: str, before: str = "") -> Lease | Held:
-    """Try to take the lane; `before` is a fence of our own that may still stand. Raises Unreachable."""
+def new_nonce() -> str:
+    """What tells an acquisition from all others."""
+    return secrets.token_hex(8)
+
+
+def acquire(link: Link, keys: LaneKeys, owner: str, before: str = "", nonce: str = "") -> Lease | Held:
+    """Try to take the lane; `before` is a fence of our own that may still stand. Raises Unreachable.
+
+    A `nonce` (default: a new one) tells afterwards whether a lease whose answer was lost is ours.
+    """
     asked = time.monotonic()
     reply = link.call(
         "FCALL", "tocsin_acquire", 3, keys.lease, keys.head, keys.commands,
-        owner, secrets.token_hex(8), int(LENGTH * 1000), before,
+        owner, nonce or new_nonce(), int(LENGTH * 1000), before,
     )  # fmt: skip
     if reply[0] == b"held":
         return Held(reply[1].decode(), max(reply[2], 0) / 1000)

@@ -30,7 +30,7 @@ from streams.admission import (
 )
 from streams.connection import Unreachable, connect
 from streams.durability import NotDurable, Prover, patience
-from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, release, renew, renewal
+from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, new_nonce, release, renew, renewal
 from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement, check
 from streams.messages import Answer, Durability, Logged, Outcome
 from streams.names import StationKeys
@@ -108,6 +108,8 @@ class LaneWorker:
         self._turns = Turns(self._execute)
         self._open: dict[str, Delivery] = {}
         self._lease: Lease | None = None
+        self._nonce = new_nonce()
+        self._consumer = f"{node}.{self._nonce}"
         self._restored = False
         self._unwritten = threading.Event()
         self._server_time = (0.0, datetime.fromtimestamp(0, UTC))
@@ -163,12 +165,18 @@ class LaneWorker:
         self._follow(stop)
 
     def _acquire(self, stop: threading.Event) -> Lease | None:
+        before = self._lease.fence if self._lease else ""
         while not stop.is_set():
-            before = self._lease.fence if self._lease else ""
-            got = acquire(self._link, self._keys, self._node, before)
+            got = acquire(self._link, self._keys, self._node, before, self._nonce)
             if isinstance(got, Lease):
+                self._nonce = new_nonce()
                 return got
+            if got.fence.endswith(f" {self._nonce}"):
+                # We acquired it, and the answer was lost.
+                before = got.fence
+                continue
             self._lose(got)
+            before = ""
             stop.wait(min(max(got.seconds, 0.05), 1.0))
         return None
 
@@ -238,7 +246,7 @@ class LaneWorker:
         keys = self._keys
         status, *rest = self._link.call(
             "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids,
-            lease.fence, self._node, COUNT, mode,
+            lease.fence, self._consumer, COUNT, mode,
         )  # fmt: skip
         if status != b"ok":
             raise LeaseLost(f"the lease of lane {self._lane!r} is another's")
@@ -262,10 +270,10 @@ class LaneWorker:
             self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
             self._link.call("XDEL", self._keys.commands, delivery.entry)
             return
-        self._open[delivery.entry] = delivery
         verdict = admit(
             delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane, time=self._now()
         )
+        self._open[delivery.entry] = delivery
         if isinstance(verdict, Refusal):
             self._refuse(delivery, verdict)
             return
@@ -374,9 +382,9 @@ class LaneWorker:
 
         What waits, or does not finish in time, stays pending for the next owner.
         """
+        self._turns.drain()
         self.owned.clear()
         if self._lease is not None:
-            self._turns.drain()
             self._turns.wait_idle(1.0)
             self._open.clear()
             self._turns.clear()

@@ -136,10 +136,10 @@ class Functions:
         assert isinstance(lease, Lease)
         return lease
 
-    def take(self, fence: str, mode: str = "new", count: int = 100) -> Any:
+    def take(self, fence: str, mode: str = "new", count: int = 100, consumer: str = "one") -> Any:
         keys = self.keys
         return self.link.call(
-            "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids, fence, "one", count, mode
+            "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids, fence, consumer, count, mode
         )
 
     def append(
@@ -219,6 +219,7 @@ class Wire:
         self._lock = threading.Lock()
         self._lose: tuple[bytes, str] | None = None
         self.lost = threading.Event()
+        self._is_cut = threading.Event()
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="wire")]
         self._threads[0].start()
@@ -228,6 +229,17 @@ class Wire:
         with self._lock:
             self.lost.clear()
             self._lose = (name.encode(), what)
+
+    def cut(self) -> None:
+        """Break all connections; new ones break at once, until it is mended."""
+        self._is_cut.set()
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._is_cut.clear()
 
     def close(self) -> None:
         """Break all connections and take no more."""
@@ -248,6 +260,9 @@ class Wire:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._is_cut.is_set():
+                client.close()
+                continue
             server = socket.create_connection(self._server)
             deaf = threading.Event()
             self._open += [client, server]
@@ -331,8 +346,9 @@ def chain(count: int, *, token: int = 1, first: int = 1, prev: str = GENESIS, **
 @pytest.fixture
 def hall(valkey_server: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     """A station on this worker's Valkey; the test fails when it leaves a key without the station's prefix."""
-    # An owner looks this often whether it is to stop; commands wake it anyway.
+    # Only patience: how often an owner looks whether it is to stop, and a submitter whether it has an answer.
     monkeypatch.setattr("streams.worker.IDLE", 0.2)
+    monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
     made = Hall(valkey_server, tmp_path)
     before = made.all_keys()
     yield made

@@ -13,9 +13,11 @@ from tests.fix_streams import Functions, Hall, chain
 DAY = 86_400_000
 
 
-def taken(functions: Functions, fence: str, mode: str = "new") -> list[tuple[str, int]]:
+def taken(
+    functions: Functions, fence: str, mode: str = "new", consumer: str = "one"
+) -> list[tuple[str, int]]:
     """The entries taken and how often each was delivered."""
-    status, _, rows = functions.take(fence, mode)
+    status, _, rows = functions.take(fence, mode, consumer=consumer)
     assert status == b"ok"
     return [(row[0].decode(), row[1]) for row in rows]
 
@@ -143,19 +145,23 @@ def test_take_delivers_new_commands_once(functions: Functions) -> None:
     assert taken(functions, lease.fence) == []
 
 
-def test_take_counts_deliveries_of_pending_commands(functions: Functions) -> None:
-    """Taking pending commands counts as a delivery and pages by entry; new ones are not among them."""
-    first = functions.acquire()
+def test_take_counts_a_pending_command_as_delivered_by_another_process(functions: Functions) -> None:
+    """What another process took counts once more; what one takes again itself does not (its answer was lost).
+
+    Pending ones are paged by entry; new ones are not among them.
+    """
+    lease = functions.acquire()
     for n in range(5):
         functions.submit(f"id-{n}")
-    entries = [entry for entry, _ in taken(functions, first.fence)]
+    entries = [entry for entry, _ in taken(functions, lease.fence)]
     functions.submit("new")
-    assert taken(functions, first.fence, "0-0") == [(entry, 2) for entry in entries]
-    assert taken(functions, first.fence, entries[2]) == [(entry, 3) for entry in entries[3:]]
-    second = functions.acquire("two", before=first.fence)
-    assert taken(functions, second.fence, "0-0") == [
-        *((entry, 3) for entry in entries[:3]),
-        *((entry, 4) for entry in entries[3:]),
+    for _ in range(3):
+        assert taken(functions, lease.fence, "0-0") == [(entry, 1) for entry in entries]
+    assert taken(functions, lease.fence, entries[2], "two") == [(entry, 2) for entry in entries[3:]]
+    assert taken(functions, lease.fence, entries[2], "two") == [(entry, 2) for entry in entries[3:]]
+    assert taken(functions, lease.fence, "0-0", "three") == [
+        *((entry, 2) for entry in entries[:3]),
+        *((entry, 3) for entry in entries[3:]),
     ]
 
 
@@ -334,6 +340,18 @@ def test_acquire_with_a_fence_of_ones_own_goes_on(hall: Hall, functions: Functio
     second = functions.acquire("one", before=first.fence)
     assert second.token == first.token + 1
     assert isinstance(acquire(hall.link, hall.keys, "one", before=first.fence), Held)
+
+
+def test_acquire_forgets_processes_that_left_nothing(hall: Hall, functions: Functions) -> None:
+    """Consumers do not pile up with every restart; one with pending commands is never deleted."""
+    lease = functions.acquire()
+    functions.submit("id-1")
+    for consumer in ("one", "two", "three"):
+        functions.take(lease.fence, consumer=consumer)
+    functions.acquire(before=lease.fence)
+    consumers = hall.link.call("XINFO", "CONSUMERS", hall.keys.commands, "ingest")
+    assert [consumer[1] for consumer in consumers] == [b"one"]
+    assert hall.link.call("XPENDING", hall.keys.commands, "ingest")[0] == 1
 
 
 def test_acquire_tells_where_the_log_stands(functions: Functions) -> None:

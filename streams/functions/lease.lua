@@ -12,6 +12,10 @@ redis.register_function('tocsin_acquire', function(keys, args)
   redis.call('SET', lease, fence, 'PX', ttl)
   -- From the beginning: what was settled before is known by its mark, and nothing is skipped.
   redis.pcall('XGROUP', 'CREATE', commands, 'ingest', '0', 'MKSTREAM')
+  -- Processes that are gone and left nothing pending need not be remembered.
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', commands, 'ingest')) do
+    if consumer[4] == 0 then redis.call('XGROUP', 'DELCONSUMER', commands, 'ingest', consumer[2]) end
+  end
   local last = redis.call('HMGET', head, 'seq', 'hash')
   return {'ok', fence, token, last[1] or '0', last[2] or string.rep('0', 64)}
 end)

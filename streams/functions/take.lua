@@ -1,6 +1,8 @@
 -- Deliver commands to the lane's owner: new ones, or those delivered before and not yet settled.
 -- KEYS: lease, commands, ids
 -- ARGV: fence, consumer, count, 'new' | the entry after which pending ones are wanted
+-- A consumer is one process: what it took before and takes again, because the answer was lost, is no new
+-- delivery; what another one took is.
 -- Returns {'fenced'} | {'ok', server time in ms, {{entry, deliveries, mark or '', fields}, …}}
 redis.register_function('tocsin_take', function(keys, args)
   local lease, commands, ids = keys[1], keys[2], keys[3]
@@ -12,12 +14,13 @@ redis.register_function('tocsin_take', function(keys, args)
     local read = redis.call('XREADGROUP', 'GROUP', 'ingest', consumer, 'COUNT', count, 'STREAMS', commands, '>')
     if read then entries = read[1][2] end
   else
-    local claim = {'XCLAIM', commands, 'ingest', consumer, 0}
     for _, row in ipairs(redis.call('XPENDING', commands, 'ingest', '(' .. from, '+', count)) do
-      claim[#claim + 1] = row[1]
-      deliveries[row[1]] = row[4] + 1
+      local entry, times = row[1], row[4]
+      if row[2] ~= consumer then times = times + 1 end
+      deliveries[entry] = times
+      local claimed = redis.call('XCLAIM', commands, 'ingest', consumer, 0, entry, 'RETRYCOUNT', times)
+      entries[#entries + 1] = claimed[1]
     end
-    if #claim > 5 then entries = redis.call(unpack(claim)) end
   end
 
   local taken = {}

@@ -1,0 +1,56 @@
+"""A process that owns lane p0 and tells on its output what it executes; its settings come as a line of JSON.
+
+The command whose id is the argument takes for ever, so that the process can be killed in the middle of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from streams.admission import Task
+from streams.durability import Prover
+from streams.log import Post
+from streams.messages import Logged
+from streams.settings import Settings
+from streams.signing import load_keyring
+from streams.worker import LaneWorker, Result
+
+
+class Teller:
+    """A handler that prints the id of what it executes."""
+
+    def __init__(self, slow: str) -> None:
+        self._slow = slow
+
+    def restore(self, events: Iterator[Logged]) -> None:
+        for _ in events:
+            pass
+
+    def begin(self, post: Post) -> None:
+        print("begin", flush=True)
+
+    def execute(self, task: Task) -> Result:
+        print(f"execute {task.command.id}", flush=True)
+        if task.command.id == self._slow:
+            threading.Event().wait()
+        return Result(outcome="completed", state="running")
+
+    def end(self) -> None:
+        print("end", flush=True)
+
+
+if __name__ == "__main__":
+    settings = msgspec.json.decode(sys.stdin.readline(), type=Settings)
+    LaneWorker(
+        settings,
+        "p0",
+        "node",
+        Teller(sys.argv[1]),
+        keyring=lambda: load_keyring(Path(settings.keys.directory)),
+        prover=Prover(settings.redis),
+    ).run(threading.Event())
