@@ -18,14 +18,18 @@ from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
 from streams.durability import Prover, patience, replication_id
+from streams.healing import Archive, Entry, heal
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
+from streams.tail import Position
 
 BATCH = 200
 """Units written in one append."""
 PATIENCE = 10.0
 """Seconds to wait for durability before the lane is taken anew."""
+KEEP = 10_000
+"""Events an owner holds on to, to put them back where a failover loses them."""
 REPLY_KEEP = 120
 """Seconds a client's reply stream outlives its last reply."""
 REPLY_LENGTH = 10_000
@@ -79,9 +83,18 @@ class LaneLog:
     """One lane's log in the hands of its owner."""
 
     def __init__(
-        self, link: Link, station: StationKeys, lane: str, node: str, prover: Prover, durability: Durability
+        self,
+        link: Link,
+        station: StationKeys,
+        lane: str,
+        node: str,
+        prover: Prover,
+        durability: Durability,
+        archive: Archive | None = None,
     ) -> None:
         self._link = link
+        self._archive = archive
+        self._kept: deque[Entry] = deque(maxlen=KEEP)
         self._station = station
         self._lane = lane
         self._keys: LaneKeys = station.lane(lane)
@@ -120,7 +133,8 @@ class LaneLog:
             self._link.close()
             left_at, made = (self.seq, self.hash), self._made
             self._lease = lease
-            self.seq, self.hash = head = lease.head_seq, lease.head_hash
+            healed = self._heal(lease)
+            self.seq, self.hash = head = healed.seq, healed.hash
             if made is None:
                 return head == left_at
             if head == (made.seq, made.hash):
@@ -128,6 +142,20 @@ class LaneLog:
                 return True
             self._made = None
             return head == made.before
+
+    def _heal(self, lease: Lease) -> Position:
+        """Put back what this log lost in a failover, and say so in it."""
+        head = Position(lease.head_seq, lease.head_hash)
+        found = heal(self._link, self._keys, self._lane, lease, head, list(self._kept), self._archive)
+        if found.restored_from:
+            log.error("log restored", lane=self._lane, head=head.seq, to=found.head.seq, by=found.by)
+            data = {"head": head, "restored": found.head, "by": found.by}
+            self._queue.append(Unit((Draft(type="log.restored", data=msgspec.to_builtins(data)),)))
+        if found.forked_from:
+            log.error("log forked", lane=self._lane, head=found.head.seq, other=found.forked_from.seq)
+            data = {"head": found.head, "other": found.forked_from}
+            self._queue.append(Unit((Draft(type="log.forked", data=msgspec.to_builtins(data)),)))
+        return found.head
 
     def prove_head(self) -> None:
         """Make everything up to the head durable on this primary and raise the watermark to it."""
@@ -142,6 +170,7 @@ class LaneLog:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""
         with self._lock:
             self._queue.clear()
+            self._kept.clear()
             self._lease = self._made = None
 
     def close(self) -> None:
@@ -193,6 +222,7 @@ class LaneLog:
         self._conclude(append, raised=raised, here=here)
         for _ in range(append.units):
             self._queue.popleft()
+        self._kept.extend(append.entries)
         self._made = None
 
     def _build(self, units: list[Unit], lease: Lease) -> _Append:

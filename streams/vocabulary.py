@@ -78,6 +78,8 @@ EVENTS = frozenset(
         "source.stopped",
         "lane.acquired",
         "lane.released",
+        "log.restored",
+        "log.forked",
     }
 )
 """Event types written today; CONTRACT names more, which come with what writes them."""
@@ -87,7 +89,8 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """`data` of the `command.*` events.
 
     `request` is the command's signed bytes as text and `signature` what stood beside them, so
-    that anyone with the log can check who asked. `received_at` is the server's time of submit.
+    that anyone with the log can check who asked. `received_at` is the server's time of submit and
+    `entry` the stream entry it came as.
     """
 
     type: str
@@ -100,6 +103,7 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     by: str | None = None
     detail: str | None = None
     received_at: str | None = None
+    entry: str | None = None
     deliveries: int = 1
 
 

@@ -30,6 +30,7 @@ from streams.admission import (
 )
 from streams.connection import Unreachable, connect
 from streams.durability import NotDurable, Prover, patience
+from streams.healing import Archive, ArchiveAway
 from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, new_nonce, release, renew, renewal
 from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement, check
 from streams.messages import Answer, Durability, Logged, Outcome
@@ -48,7 +49,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between attempts to own a lane that cannot be reached (full jitter, doubling)."""
 
 
-INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ResponseError)
+INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ArchiveAway, ResponseError)
 """What is expected to interrupt an owner now and then."""
 
 
@@ -70,7 +71,10 @@ class Handler(Protocol):
         """Fold the lane's log from its beginning; called again whenever the log is not as we left it."""
 
     def begin(self, post: Post) -> None:
-        """The lane is ours: reconcile what should run with what does. `post` logs from any thread."""
+        """The lane is ours: reconcile what should run with what does.
+
+        `post` logs from any thread, in order, and never waits for Redis.
+        """
 
     def execute(self, task: Task) -> Result:
         """Carry a command out; idempotent. Commands of one source come one at a time."""
@@ -91,6 +95,7 @@ class LaneWorker:
         *,
         keyring: Callable[[], Keyring],
         prover: Prover,
+        archive: Archive | None = None,
     ) -> None:
         self._station = StationKeys(settings.station.id)
         self._station_id = settings.station.id
@@ -103,7 +108,13 @@ class LaneWorker:
         self._prover = prover
         self._link = connect(settings.redis, f"{node}-{lane}-take")
         self._log = LaneLog(
-            connect(settings.redis, f"{node}-{lane}-log"), self._station, lane, node, prover, self._durability
+            connect(settings.redis, f"{node}-{lane}-log"),
+            self._station,
+            lane,
+            node,
+            prover,
+            self._durability,
+            archive,
         )
         self._turns = Turns(self._execute)
         self._open: dict[str, Delivery] = {}
@@ -112,6 +123,8 @@ class LaneWorker:
         self._consumer = f"{node}.{self._nonce}"
         self._restored = False
         self._unwritten = threading.Event()
+        self._posted = threading.Event()
+        self._leaving = False
         self._server_time = (0.0, datetime.fromtimestamp(0, UTC))
         self._said = ""
         self._logger = structlog.get_logger(__name__).bind(node=node, lane=lane)
@@ -120,6 +133,7 @@ class LaneWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Own the lane until `stop` is set, coming back by itself from whatever fails."""
+        threading.Thread(target=self._write_posted, name=f"write-{self._lane}", daemon=True).start()
         pause = FIRST_PAUSE
         while not stop.is_set():
             try:
@@ -153,7 +167,7 @@ class LaneWorker:
         untouched = self._log.take(lease)
         self._log.prove_head()
         if not (untouched and self._restored):
-            self._handler.restore(replay(self._link, self._keys, upto=lease.head_seq))
+            self._handler.restore(replay(self._link, self._keys, upto=self._log.seq))
             self._restored = True
         self._log.post(Draft(type="lane.acquired", data={"fence": lease.fence}))
         self._log.flush()
@@ -338,6 +352,7 @@ class LaneWorker:
             by=by,
             detail=result.detail,
             received_at=delivery.received_at.isoformat(timespec="milliseconds"),
+            entry=delivery.entry,
             deliveries=delivery.deliveries,
         )
         source, durability, expires_at = _of(delivery, self._durability)
@@ -368,7 +383,13 @@ class LaneWorker:
 
     def _post(self, draft: Draft) -> None:
         self._log.post(draft)
-        self._flush()
+        self._posted.set()
+
+    def _write_posted(self) -> None:
+        """Write what was posted, so that whoever posts need not wait; the body of a thread."""
+        while self._posted.wait() and not self._leaving:
+            self._posted.clear()
+            self._flush()
 
     def _flush(self) -> None:
         """Write from a thread that is not the lane's own; what fails is the lane's to mend."""
@@ -382,9 +403,11 @@ class LaneWorker:
 
         What waits, or does not finish in time, stays pending for the next owner.
         """
-        self._turns.drain()
         self.owned.clear()
+        self._leaving = True
+        self._posted.set()
         if self._lease is not None:
+            self._turns.drain()
             self._turns.wait_idle(1.0)
             self._open.clear()
             self._turns.clear()

@@ -1,0 +1,38 @@
+-- Put events back that the log lost, with the same seq and bytes, and the marks of the commands they answer.
+-- KEYS: lease, head, events, commands, ids, ids:expiry, sequence
+-- ARGV: fence, expected seq, expected hash, token of the last event,
+--       number of events, then per event: stream id, bytes, hash;
+--       number of marks, then per mark: entry, id, digest, sequence, source, answer, forget at (ms)
+-- Returns {'ok'} | {'fenced'} | {'head', seq, hash}
+redis.register_function('tocsin_restore', function(keys, args)
+  local lease, head, events, commands, ids, expiry, sequence = unpack(keys)
+  local fence, seq, hash, token = unpack(args, 1, 4)
+  if not holds(lease, fence) then return {'fenced'} end
+  local last = redis.call('HMGET', head, 'seq', 'hash')
+  if (last[1] or '0') ~= seq or (last[2] or string.rep('0', 64)) ~= hash then
+    return {'head', last[1] or '0', last[2] or string.rep('0', 64)}
+  end
+
+  local event_count = tonumber(args[5])
+  for index = 1, event_count do
+    local id, bytes, stated = unpack(args, 6 + 3 * (index - 1), 8 + 3 * (index - 1))
+    redis.call('XADD', events, id, 'e', bytes, 'h', stated)
+    seq, hash = string.match(id, '^(%d+)-'), stated
+  end
+  redis.call('HSET', head, 'seq', seq, 'hash', hash, 'token', token)
+  -- The fence of a lane never goes back, also where its counter was lost.
+  local tokens = tonumber(redis.call('HGET', head, 'tokens') or '0')
+  if tokens < tonumber(token) then redis.call('HSET', head, 'tokens', token) end
+
+  local first = 7 + 3 * event_count
+  for index = 1, tonumber(args[first - 1]) do
+    local entry, id, digest, number, source, answer, forget_at = unpack(args, first + 7 * (index - 1), first + 7 * index - 1)
+    redis.call('XACK', commands, 'ingest', entry)
+    redis.call('XDEL', commands, entry)
+    redis.call('HSET', ids, id, mark_of(digest, number, entry, answer))
+    redis.call('ZADD', expiry, forget_at, id)
+    local known = tonumber(redis.call('HGET', sequence, source) or '0')
+    if known < tonumber(number) then redis.call('HSET', sequence, source, number) end
+  end
+  return {'ok'}
+end)
