@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
+import msgspec
 import structlog
 
 from ingest.capture import Capture, Report, Telemetry
@@ -22,10 +23,10 @@ from ingest.decide import Decision, Fact, Rejection, Seen, begun, decide, mend
 from ingest.ledger import Ledger, Void, draft_of, sources_of
 from streams.admission import Task
 from streams.connection import Unreachable
+from streams.handler import Result
 from streams.log import Draft, Post
-from streams.messages import Logged
+from streams.messages import Logged, now
 from streams.vocabulary import SourceFact, SourceSettings
-from streams.worker import Result
 
 START_TIMEOUT = 8.0
 """Seconds a start may take until audio has been read, before it is called failed."""
@@ -33,6 +34,11 @@ RECONCILE = 3.0
 """Seconds between two comparisons of what should run with what does."""
 POLL = 0.05
 """Seconds between two looks whether a start in progress was cancelled."""
+STALLED = 2
+"""Looks, RECONCILE seconds apart, between which no audio came from a source that then counts as stalled.
+
+Looks are counted, not seconds: a process that was stopped for a while wakes to old clocks everywhere.
+"""
 STOP_TIMEOUT = 1.0
 """Seconds to wait for a capture to end; one that hangs is silent and left behind."""
 CLAIM_TIMEOUT = 20.0
@@ -49,6 +55,23 @@ class _Run:
         self.first: Report | None = None
         self.tried = threading.Event()
         """Set once the first attempt has succeeded or failed, and that was logged."""
+        self._blocks = 0
+        self._idle_looks = 0
+        self._before_stall: Report | None = None
+
+    def look(self) -> Report | None:
+        """What the capture cannot say itself, once: that it hangs in a read, or does so no more."""
+        blocks = self.capture.blocks
+        self._idle_looks = self._idle_looks + 1 if blocks == self._blocks else 0
+        self._blocks = blocks
+        state = self.heard.state if self.heard else None
+        if state == "running" and self._idle_looks >= STALLED:
+            self._before_stall = self.heard
+            fact = SourceFact(reason=f"no audio for {STALLED * RECONCILE:g} s")
+            return Report(state="stalled", fact=fact, at=now())
+        if state == "stalled" and not self._idle_looks and self._before_stall:
+            return msgspec.structs.replace(self._before_stall, at=now())
+        return None
 
     def seen(self) -> Seen:
         heard = self.heard
@@ -255,6 +278,7 @@ class SourcesLane:
             except Exception:  # whatever one source brings about, the others are attended to
                 self._logger.exception("report not logged")
             if time.monotonic() >= due:
+                self._look()
                 self._reconcile(reports)
                 due = time.monotonic() + RECONCILE
 
@@ -267,6 +291,12 @@ class SourcesLane:
             run.first = run.first or report
             self._say(id, run)
             run.tried.set()
+
+    def _look(self) -> None:
+        """Hear from captures that hang, and from those that go on after that."""
+        with self._lock:
+            for run in self._runs.values():
+                run.heard = run.look() or run.heard
 
     def _reconcile(self, reports: _Reports) -> None:
         """Start what should run and does not, stop what should not and does, log what was not logged."""

@@ -9,37 +9,34 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
 from streams.admission import (
-    FORGET,
-    UNREADABLE,
     Delivery,
     Refusal,
     Task,
     admit,
     parse_delivery,
     settled_answer,
-    valid_until,
 )
 from streams.connection import Unreachable, connect
 from streams.durability import NotDurable, Prover, patience
+from streams.handler import Handler, Result
 from streams.healing import Archive, ArchiveAway
 from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, new_nonce, release, renew, renewal
-from streams.log import PATIENCE, Draft, LaneLog, Post, Settlement, check
-from streams.messages import Answer, Durability, Logged, Outcome
+from streams.log import PATIENCE, Draft, LaneLog, check
+from streams.messages import Durability
 from streams.names import StationKeys
 from streams.replay import replay
 from streams.settings import Settings
+from streams.settling import settled
 from streams.signing import Keyring
 from streams.turns import Turns
-from streams.vocabulary import CommandResult, plain
 
 COUNT = 128
 """Commands taken at once."""
@@ -51,36 +48,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ArchiveAway, ResponseError)
 """What is expected to interrupt an owner now and then."""
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler says became of a command; `drafts` are logged together with it, before it."""
-
-    outcome: Outcome
-    state: str | None = None
-    reason: str | None = None
-    field: str | None = None
-    detail: str | None = None
-    drafts: tuple[Draft, ...] = ()
-
-
-class Handler(Protocol):
-    """What a room does with a lane. All but `execute` are called from the lane's own thread."""
-
-    def restore(self, events: Iterator[Logged]) -> None:
-        """Fold the lane's log from its beginning; called again whenever the log is not as we left it."""
-
-    def begin(self, post: Post) -> None:
-        """The lane is ours: reconcile what should run with what does.
-
-        `post` logs from any thread, in order, and never waits for Redis.
-        """
-
-    def execute(self, task: Task) -> Result:
-        """Carry a command out; idempotent. Commands of one source come one at a time."""
-
-    def end(self) -> None:
-        """The lane is another's, or is being released: stop what runs."""
 
 
 class LaneWorker:
@@ -341,42 +308,10 @@ class LaneWorker:
         if self._open.get(delivery.entry) is not delivery:
             # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
             return
-        data = CommandResult(
-            type=type,
-            sequence=delivery.sequence,
-            request=delivery.raw.decode("utf-8", "replace"),
-            signature=delivery.signature,
-            state=result.state,
-            reason=result.reason,
-            field=result.field,
-            by=by,
-            detail=result.detail,
-            received_at=delivery.received_at.isoformat(timespec="milliseconds"),
-            entry=delivery.entry,
-            deliveries=delivery.deliveries,
-        )
-        source, durability, expires_at = _of(delivery, self._durability)
-        answer = Answer(
-            id=delivery.id,
-            lane=self._lane,
-            outcome=result.outcome,
-            sequence=delivery.sequence,
-            seq=0,
-            state=result.state,
-            reason=result.reason,
-            field=result.field,
-            by=by,
-            detail=result.detail,
-        )
-        settlement = Settlement(
-            entry=delivery.entry,
-            answer=answer,
-            client=delivery.client,
-            durability=durability,
-            forget_at=expires_at + FORGET,
-            marked=marked,
-        )
-        event = Draft(type=f"command.{result.outcome}", source=source, command=command, data=plain(data))
+        event, settlement = settled(
+            delivery, result, lane=self._lane, default=self._durability,
+            command=command, type=type, by=by, marked=marked,
+        )  # fmt: skip
         self._log.settle((*result.drafts, event), settlement)
         # Only now, so that at any moment the log or `_open` knows it.
         self._open.pop(delivery.entry, None)
@@ -403,11 +338,11 @@ class LaneWorker:
 
         What waits, or does not finish in time, stays pending for the next owner.
         """
+        self._turns.drain()
         self.owned.clear()
         self._leaving = True
         self._posted.set()
         if self._lease is not None:
-            self._turns.drain()
             self._turns.wait_idle(1.0)
             self._open.clear()
             self._turns.clear()
@@ -421,19 +356,3 @@ class LaneWorker:
             self._lease = None
         self._link.close()
         self._log.close()
-
-
-def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
-    """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
-    try:
-        command = msgspec.json.decode(delivery.raw, type=_Outline)
-    except UNREADABLE:
-        command = _Outline()
-    return command.source, command.durability or default, valid_until(delivery)
-
-
-class _Outline(msgspec.Struct, frozen=True):
-    """The few fields of a command that a result needs."""
-
-    source: str = ""
-    durability: Durability | None = None

@@ -18,12 +18,13 @@ from control.station.folder import Folder, prepare, with_value
 from streams.admission import Task
 from streams.connection import connect
 from streams.durability import Prover
+from streams.handler import Result
 from streams.library import load_library
 from streams.log import Post
 from streams.messages import Logged
 from streams.settings import RedisSection, load
 from streams.signing import load_keyring
-from streams.worker import LaneWorker, Result
+from streams.worker import LaneWorker
 from tests.fix_servers import PASSWORD
 
 STATES = {"source.start": "running", "source.restart": "running"}

@@ -18,6 +18,7 @@ from streams.admission import Task
 from streams.audit import Verdict, verify
 from streams.connection import Link, connect
 from streams.durability import Prover
+from streams.handler import Result
 from streams.lease import Lease, acquire
 from streams.library import load_library
 from streams.log import Post
@@ -27,7 +28,7 @@ from streams.replay import replay, stored
 from streams.settings import KeysSection, RedisSection, Settings, StationSection
 from streams.signing import Key, create_key
 from streams.submit import Signed, Submitter, signed
-from streams.worker import LaneWorker, Result
+from streams.worker import LaneWorker
 
 LANE = "p0"
 DONE = Result(outcome="completed", state="running")

@@ -6,9 +6,9 @@ import pytest
 
 from control.station.folder import Folder
 from streams.connection import connect
+from streams.handler import Result
 from streams.names import StationKeys
 from streams.settings import load
-from streams.worker import Result
 from tests.fix_cli import Obedient, Terminal, executing
 
 ADD = ("source", "add", "demo", "--file", "/media/demo.wav")

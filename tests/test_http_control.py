@@ -11,9 +11,9 @@ import pytest
 
 from control.outcomes import rejection_status
 from streams.connection import connect
+from streams.handler import Result
 from streams.names import StationKeys
 from streams.settings import load
-from streams.worker import Result
 from tests.fix_cli import Terminal, executing
 from tests.fix_web import Web
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from streams.connection import Unreachable
+from streams.handler import Result
 from streams.messages import MAX_COMMAND_BYTES, canonical
 from streams.submit import InDoubt, NoAnswer, Refused, Signed
-from streams.worker import Result
 from tests.fix_streams import DONE, Hall, Scripted, working
 from tests.test_streams_connection import kill_clients
 

@@ -18,12 +18,12 @@ import pytest
 
 from streams.admission import Task
 from streams.connection import Unreachable
+from streams.handler import Result
 from streams.log import Draft, Post
 from streams.messages import Answer, canonical, decode_answer, now
 from streams.signing import InvalidKey
 from streams.submit import InDoubt, NoAnswer, Signed, Submitter
 from streams.vocabulary import CommandResult
-from streams.worker import Result
 from tests.fix_servers import eventually
 from tests.fix_streams import DONE, LANE, Functions, Hall, Scripted, Wire, working
 from tests.test_streams_connection import kill_clients

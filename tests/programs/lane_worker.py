@@ -14,11 +14,12 @@ import msgspec
 
 from streams.admission import Task
 from streams.durability import Prover
+from streams.handler import Result
 from streams.log import Post
 from streams.messages import Logged
 from streams.settings import Settings
 from streams.signing import load_keyring
-from streams.worker import LaneWorker, Result
+from streams.worker import LaneWorker
 
 
 class Teller:

@@ -1,0 +1,84 @@
+"""A command's result: the event that tells it, and what the append settles with it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
+from streams.handler import Result
+from streams.log import Draft, Settlement
+from streams.messages import Answer, Durability
+from streams.vocabulary import CommandResult, plain
+
+
+def settled(
+    delivery: Delivery,
+    result: Result,
+    *,
+    lane: str,
+    default: Durability,
+    command: str | None,
+    type: str,
+    by: str | None,
+    marked: bool,
+) -> tuple[Draft, Settlement]:
+    """The result event of `delivery` and its settlement.
+
+    `command` is the id it is a result of (None: nobody's), `default` the lane's durability, `marked`
+    whether the id's mark is this delivery's own.
+    """
+    data = CommandResult(
+        type=type,
+        sequence=delivery.sequence,
+        request=delivery.raw.decode("utf-8", "replace"),
+        signature=delivery.signature,
+        state=result.state,
+        reason=result.reason,
+        field=result.field,
+        by=by,
+        detail=result.detail,
+        received_at=delivery.received_at.isoformat(timespec="milliseconds"),
+        entry=delivery.entry,
+        deliveries=delivery.deliveries,
+    )
+    answer = Answer(
+        id=delivery.id,
+        lane=lane,
+        outcome=result.outcome,
+        sequence=delivery.sequence,
+        seq=0,
+        state=result.state,
+        reason=result.reason,
+        field=result.field,
+        by=by,
+        detail=result.detail,
+    )
+    source, durability, expires_at = _of(delivery, default)
+    settlement = Settlement(
+        entry=delivery.entry,
+        answer=answer,
+        client=delivery.client,
+        durability=durability,
+        forget_at=expires_at + FORGET,
+        marked=marked,
+    )
+    event = Draft(type=f"command.{result.outcome}", source=source, command=command, data=plain(data))
+    return event, settlement
+
+
+def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
+    """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
+    try:
+        command = msgspec.json.decode(delivery.raw, type=_Outline)
+    except UNREADABLE:
+        command = _Outline()
+    return command.source, command.durability or default, valid_until(delivery)
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    """The few fields of a command that a result needs."""
+
+    source: str = ""
+    durability: Durability | None = None
