@@ -72,6 +72,8 @@ class Capture:
         self._stopping = threading.Event()
         self._telling = threading.Lock()
         self._seconds = 0.0
+        self.blocks = 0
+        """How many blocks of audio were read: one that hangs is told by this number standing still."""
         self._thread = threading.Thread(target=self._run, name=f"capture-{source}", daemon=True)
 
     def start(self) -> None:
@@ -117,6 +119,7 @@ class Capture:
             for block in audio.blocks():
                 if self._stopping.is_set():
                     return
+                self.blocks += 1
                 if not frames:
                     self._say("running", SourceFact(rate=audio.rate, channels=audio.channels))
                 frames += len(block)

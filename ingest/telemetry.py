@@ -50,6 +50,8 @@ class TelemetryWriter:
         self._keys = keys
         self._levels: deque[tuple[str, Level]] = deque(maxlen=HELD)
         self._some = threading.Event()
+        self.dropped = 0
+        """How many levels were not written: Redis was away, or slower than the audio."""
 
     def lane(self, lane: str) -> LaneTelemetry:
         """What a lane puts its levels into."""
@@ -57,6 +59,8 @@ class TelemetryWriter:
 
     def put(self, key: str, level: Level) -> None:
         """Take one measurement for the stream `key`; never blocks."""
+        if len(self._levels) == HELD:
+            self.dropped += 1
         self._levels.append((key, level))
         if not self._some.is_set():
             self._some.set()
@@ -71,6 +75,8 @@ class TelemetryWriter:
             self._some.clear()
             try:
                 self.write()
+                if away:
+                    log.info("telemetry is written again", dropped=self.dropped)
                 away = False
             except (Unreachable, ResponseError) as error:
                 if not away:
@@ -87,6 +93,14 @@ class TelemetryWriter:
             key, level = self._levels.popleft()
             lanes.setdefault(key, []).append(level)
         adds = [("XADD", key, "MAXLEN", "~", KEPT, "*", "l", canonical(some)) for key, some in lanes.items()]
-        for reply in self._link.batch(adds) if adds else ():
+        try:
+            replies = self._link.batch(adds) if adds else []
+        except Unreachable:
+            self.dropped += sum(map(len, lanes.values()))
+            raise
+        for some, reply in zip(lanes.values(), replies, strict=True):
+            if isinstance(reply, ResponseError):
+                self.dropped += len(some)
+        for reply in replies:
             if isinstance(reply, ResponseError):
                 raise reply
