@@ -32,6 +32,9 @@ class NoOp:
     def restore(self, events: Iterator[Logged]) -> None:
         """Nothing is folded, so nothing is read either: taking a lane over costs no time here."""
 
+    def attempt(self, task: Task) -> Result | None:
+        return None
+
     def begin(self, post: Post) -> None:
         pass
 

@@ -139,6 +139,23 @@ class SourcesLane:
             states = [source.state for source in self._ledger.sources.values()]
         return {state: states.count(state) for state in sorted(set(states))}
 
+    def attempt(self, task: Task) -> Result | None:
+        """Carry out what changes no capture and asks nobody: most updates, and what is so already."""
+        id, command = task.command.source, task.command
+        if command.type in ("source.add", "source.remove"):
+            return None
+        with self._lock:
+            term, before, run = self._ledger.term, self._ledger.sources.get(id), self._runs.get(id)
+        decision = decide(before, command)
+        if isinstance(decision, Rejection):
+            return self._reject(task, decision)
+        if decision.starts or (decision.action == "stop" and run is not None):
+            return None
+        try:
+            return self._do(task, decision, term)
+        except Void:
+            return None
+
     def execute(self, task: Task) -> Result:
         """Carry out a source command."""
         id = task.command.source

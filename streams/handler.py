@@ -24,7 +24,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Handler(Protocol):
-    """What a room does with a lane. All but `execute` are called from the lane's own thread."""
+    """What a room does with a lane. All but `execute` are called from the lane's own thread.
+
+    Commands of one source come one at a time.
+    """
 
     def restore(self, events: Iterator[Logged]) -> None:
         """Fold the lane's log from its beginning; called again whenever the log is not as we left it."""
@@ -35,8 +38,11 @@ class Handler(Protocol):
         `post` logs from any thread, in order, and never waits for Redis.
         """
 
+    def attempt(self, task: Task) -> Result | None:
+        """Carry a command out if that needs no waiting; None leaves it to `execute`. Idempotent."""
+
     def execute(self, task: Task) -> Result:
-        """Carry a command out; idempotent. Commands of one source come one at a time."""
+        """Carry a command out, in a thread of its source's own; idempotent."""
 
     def end(self) -> None:
         """The lane is another's, or is being released: stop what runs."""

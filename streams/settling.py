@@ -68,6 +68,11 @@ def settled(
     return event, settlement
 
 
+def durability_of(delivery: Delivery, default: Durability) -> Durability:
+    """The durability that the command asks for, `default` where it asks for none or cannot be read."""
+    return _of(delivery, default)[1]
+
+
 def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
     """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
     try:

@@ -34,6 +34,11 @@ class Turns:
         self._queues: dict[str, _Queue] = {}
         self._overtaken_by: dict[str, str] = {}
 
+    def idle(self, source: str) -> bool:
+        """Whether nothing of this source waits or is being executed."""
+        with self._lock:
+            return source not in self._queues
+
     def put(self, task: Task) -> list[Task]:
         """Queue `task` behind its source's others; return the waiting ones it overtook."""
         source = task.command.source

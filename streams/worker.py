@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import structlog
@@ -34,7 +35,7 @@ from streams.messages import Durability
 from streams.names import StationKeys
 from streams.replay import replay
 from streams.settings import Settings
-from streams.settling import settled
+from streams.settling import durability_of, settled
 from streams.signing import Keyring
 from streams.turns import Turns
 
@@ -191,13 +192,6 @@ class LaneWorker:
         last = self._last_entry()
         renew_at = time.monotonic() + RENEW
         while not stop.is_set():
-            while taken := self._take("new"):
-                last = taken[-1].entry
-                for delivery in taken:
-                    self._admit(delivery)
-                self._log.flush()
-                if time.monotonic() >= renew_at:
-                    break
             if self._unwritten.is_set():
                 self._unwritten.clear()
                 self._log.flush()
@@ -205,7 +199,15 @@ class LaneWorker:
                 self._renew()
                 renew_at = time.monotonic() + RENEW
             wake = ("XREAD", "COUNT", 1, "BLOCK", int(IDLE * 1000), "STREAMS", self._keys.commands, last)
-            self._link.call(*wake, timeout=IDLE)
+            taken = self._take("new", wake)
+            while taken:
+                last = taken[-1].entry
+                for delivery in taken:
+                    self._admit(delivery)
+                self._log.flush()
+                if len(taken) < COUNT or time.monotonic() >= renew_at:
+                    break
+                taken = self._take("new")
 
     def _last_entry(self) -> str:
         flat = self._link.call("XINFO", "STREAM", self._keys.commands)
@@ -219,22 +221,31 @@ class LaneWorker:
         self._lease = renew(self._link, self._keys, self._lease)
         self._log.extend(self._lease)
 
-    def _take(self, mode: str) -> list[Delivery]:
-        """Take commands; they are returned once durable, as execution begins only then."""
+    def _take(self, mode: str, wake: tuple[Any, ...] | None = None) -> list[Delivery]:
+        """Take commands; they are returned once durable, as execution begins only then.
+
+        `wake` is a command to block on first, in the same round trip.
+        """
         lease = self._lease
         if lease is None or time.monotonic() > lease.until:
             raise LeaseLost(f"no valid lease of lane {self._lane!r}")
         keys = self._keys
-        status, *rest = self._link.call(
+        take = (
             "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids,
             lease.fence, self._consumer, COUNT, mode,
         )  # fmt: skip
+        replies = self._link.batch([wake, take] if wake else [take], timeout=IDLE if wake else None)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        status, *rest = replies[-1]
         if status != b"ok":
             raise LeaseLost(f"the lease of lane {self._lane!r} is another's")
         self._server_time = (time.monotonic(), datetime.fromtimestamp(rest[0] / 1000, UTC))
         taken = [parse_delivery(*row) for row in rest[1]]
-        wait = self._prover.command(self._durability)
-        if taken and wait:
+        demanding = any(durability_of(delivery, self._durability) != "memory" for delivery in taken)
+        wait = self._prover.command(self._durability) if demanding else None
+        if wait:
             acknowledged = self._link.call(*wait, timeout=patience(wait))
             if not self._prover.accepts(self._durability, acknowledged, self._link):
                 self._prover.prove(self._link, renewal(keys, lease), self._durability, timeout=PATIENCE)
@@ -258,22 +269,33 @@ class LaneWorker:
         if isinstance(verdict, Refusal):
             self._refuse(delivery, verdict)
             return
+        if self._turns.idle(verdict.command.source):
+            result = self._carried_out(verdict, self._handler.attempt)
+            if result is not None:
+                self._conclude(verdict, result)
+                return
         for overtaken in self._turns.put(verdict):
             self._conclude(overtaken, Result(outcome="superseded", reason="superseded"))
 
     def _execute(self, task: Task) -> None:
         """Body of a source's turn: never raises, so that the turns after it come."""
         if task.command.expires_at <= self._now():
-            result = Result(outcome="expired", reason="expired", field="expires_at")
+            result: Result | None = Result(outcome="expired", reason="expired", field="expires_at")
         else:
-            try:
-                result = self._handler.execute(task)
-                check(result.drafts)
-            except Exception as error:
-                self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
-                result = Result(outcome="failed", reason="error", detail=f"{type(error).__name__}: {error}")
-        self._conclude(task, result)
-        self._flush()
+            result = self._carried_out(task, self._handler.execute)
+        if result is not None:
+            self._conclude(task, result)
+            self._flush()
+
+    def _carried_out(self, task: Task, how: Callable[[Task], Result | None]) -> Result | None:
+        """What the handler makes of a task; an error of its own is a result too."""
+        try:
+            result = how(task)
+            check(result.drafts if result else ())
+        except Exception as error:
+            self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
+            return Result(outcome="failed", reason="error", detail=f"{type(error).__name__}: {error}")
+        return result
 
     def _conclude(self, task: Task, result: Result) -> None:
         by = self._turns.overtaken_by(task.command.id)

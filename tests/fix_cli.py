@@ -76,6 +76,9 @@ class Obedient:
         for _ in events:
             pass
 
+    def attempt(self, task: Task) -> Result | None:
+        return None
+
     def begin(self, post: Post) -> None:
         pass
 

@@ -191,6 +191,9 @@ class Scripted:
     def restore(self, events: Iterator[Logged]) -> None:
         self.restored.append(list(events))
 
+    def attempt(self, task: Task) -> Result | None:
+        return None
+
     def begin(self, post: Post) -> None:
         self.begun += 1
         self.post = post

@@ -657,6 +657,9 @@ def test_whatever_fails_in_the_room_the_owner_comes_back(hall: Hall) -> None:
     """A handler that cannot begin, or a key file that cannot be read, is no reason to give the lane up."""
 
     class Clumsy(Scripted):
+        def attempt(self, task: Task) -> Result | None:
+            return None
+
         def begin(self, post: Post) -> None:
             super().begin(post)
             if self.begun == 1:
