@@ -164,6 +164,12 @@ class Prover:
         return link.address is not None and sentinel.confirmed(self._redis, link.address)
 
 
+def highest(levels: list[Durability]) -> Durability:
+    """The level that holds for all of them."""
+    order: tuple[Durability, ...] = ("memory", "replica", "archive", "disk")
+    return max(levels, key=order.index)
+
+
 def patience(wait: tuple[Any, ...]) -> float:
     """How long a `Prover.command` may block, in seconds."""
     return float(wait[-1]) / 1000

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
-from streams.durability import Prover, patience, replication_id
+from streams.durability import Prover, highest, patience, replication_id
 from streams.healing import Archive, Entry, heal
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
@@ -345,12 +345,6 @@ class LaneLog:
             ("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", "i", answer.id, "a", canonical(answer)),
             ("EXPIRE", key, REPLY_KEEP),
         ]
-
-
-def highest(levels: list[Durability]) -> Durability:
-    """The level that holds for all of them."""
-    order: tuple[Durability, ...] = ("memory", "replica", "archive", "disk")
-    return max(levels, key=order.index)
 
 
 def check(drafts: tuple[Draft, ...]) -> None:

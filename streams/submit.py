@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
-from streams.durability import Prover, patience
+from streams.durability import Prover, highest, patience
 from streams.messages import MAX_COMMAND_BYTES, Answer, Command, Durability, canonical, decode_answer, digest
 from streams.names import StationKeys
 from streams.settings import Settings
@@ -93,48 +94,84 @@ class Submitter:
 
     def accept(self, signed: Signed, *, timeout: float) -> Answer | None:
         """Submit and return once that is durable: the answer if one stands already, else None."""
-        command = signed.command
-        if len(signed.raw) > MAX_COMMAND_BYTES:
-            raise Refused(
-                "too_large", f"the command has {len(signed.raw)} bytes of at most {MAX_COMMAND_BYTES}"
-            )
-        level = command.durability or self._default
-        if level == "archive":
-            raise Refused("durability", "durability 'archive' is not offered by this station", "durability")
-        if level == "disk":
-            self._check_disk()
-        request = self._request(signed)
+        accepted = self.accept_all([signed], timeout=timeout)[0]
+        if isinstance(accepted, Refused):
+            raise accepted
+        return accepted
+
+    def accept_all(self, commands: Sequence[Signed], *, timeout: float) -> list[Answer | Refused | None]:
+        """Submit many in one round trip; for each what `accept` would return or, of Refused, raise.
+
+        Raises InDoubt (of the first: nobody knows which of them were accepted), Unreachable.
+        """
+        refused = [self._refusal(one) for one in commands]
+        sending = [one for one, refusal in zip(commands, refused, strict=True) if refusal is None]
+        replies = iter(self._send(sending, timeout) if sending else ())
+        accepted: list[Answer | Refused | None] = []
+        for one, refusal in zip(commands, refused, strict=True):
+            accepted.append(refusal or self._read(next(replies), one.command))
+        return accepted
+
+    def _send(self, commands: Sequence[Signed], timeout: float) -> list[Any]:
+        """Submit until that is durable for all; the server's replies."""
+        level = highest([one.command.durability or self._default for one in commands])
+        requests = [self._request(one) for one in commands]
+        first = commands[0].command.id
         deadline = time.monotonic() + timeout
         sent = False
         while True:
             wait = self._prover.command(level)
             try:
-                batch = [request, wait] if wait else [request]
-                reply, *waited = self._link.batch(batch, timeout=patience(wait) if wait else None)
+                batch = [*requests, wait] if wait else requests
+                replies = self._link.batch(batch, timeout=patience(wait) if wait else None)
             except Unreachable as error:
                 if not (sent or error.sent):
                     raise
-                raise InDoubt(command.id, error.detail) from error
-            if isinstance(reply, ResponseError):
-                if sent:
-                    raise InDoubt(command.id, _unusable(reply))
-                raise Unreachable(_unusable(reply), sent=False)
+                raise InDoubt(first, error.detail) from error
+            for reply in replies[: len(requests)]:
+                if isinstance(reply, ResponseError):
+                    if sent:
+                        raise InDoubt(first, _unusable(reply))
+                    raise Unreachable(_unusable(reply), sent=False)
             sent = True
-            if not wait or self._prover.accepts(level, waited[0], self._link):
-                return self._read(reply, command)
+            if not wait or self._prover.accepts(level, replies[-1], self._link):
+                return replies[: len(requests)]
             if time.monotonic() > deadline:
                 # The next attempt asks the Sentinels again: this may be a primary that was cut off.
                 self._link.close()
-                raise InDoubt(command.id, f"durability {level!r} was not reached within {timeout:g} s")
+                raise InDoubt(first, f"durability {level!r} was not reached within {timeout:g} s")
             time.sleep(0.02)
 
-    def _check_disk(self) -> None:
-        """Ask before anything is submitted: a WAITAOF that is refused afterwards would be too late."""
+    def receive(self, seconds: float, count: int = 1000) -> list[Answer]:
+        """Answers to what was submitted here, as they arrive; empty when `seconds` brought none.
+
+        An answer can be lost with a primary: ask again by `accept` for what is missed. Raises Unreachable.
+        """
+        key = self._station.replies(self._replies)
+        wait = ("BLOCK", max(1, int(seconds * 1000)), "STREAMS", key, self._last_reply)
+        read = self._link.call("XREAD", "COUNT", count, *wait, timeout=seconds)
+        if not read:
+            return []
+        self._last_reply = read[0][1][-1][0]
+        return [decode_answer(fields[3]) for _, fields in read[0][1]]
+
+    def _refusal(self, signed: Signed) -> Refused | None:
+        """Why a command is not even sent."""
+        level = signed.command.durability or self._default
+        if len(signed.raw) > MAX_COMMAND_BYTES:
+            detail = f"the command has {len(signed.raw)} bytes of at most {MAX_COMMAND_BYTES}"
+            return Refused("too_large", detail)
+        if level == "archive":
+            return Refused("durability", "durability 'archive' is not offered by this station", "durability")
+        return self._no_disk() if level == "disk" else None
+
+    def _no_disk(self) -> Refused | None:
+        """Asked before anything is submitted: a WAITAOF that is refused afterwards would be too late."""
         try:
             self._link.call("WAITAOF", 1, 0, 1)
         except ResponseError as error:
-            detail = f"durability 'disk' is not to be had here: {error}"
-            raise Refused("durability", detail, "durability") from error
+            return Refused("durability", f"durability 'disk' is not to be had here: {error}", "durability")
+        return None
 
     def _request(self, signed: Signed) -> list[Any]:
         command = signed.command
@@ -146,13 +183,13 @@ class Submitter:
             self._replies, expected,
         ]  # fmt: skip
 
-    def _read(self, reply: list[Any], command: Command) -> Answer | None:
+    def _read(self, reply: list[Any], command: Command) -> Answer | Refused | None:
         status = reply[0]
         if status == b"conflict":
-            raise Refused("conflict", f"id {command.id} was used for another command; use a new id", "id")
+            return Refused("conflict", f"id {command.id} was used for another command; use a new id", "id")
         if status == b"sequence":
             last = reply[1].decode()
-            raise Refused(
+            return Refused(
                 "sequence",
                 f"{command.source!r} is at sequence {last}, not {command.if_sequence}: "
                 f"somebody else was faster; look at its state and decide again",
@@ -165,15 +202,10 @@ class Submitter:
 
     def _await_reply(self, id: str, seconds: float) -> Answer | None:
         deadline = time.monotonic() + seconds
-        key = self._station.replies(self._replies)
         while (left := deadline - time.monotonic()) > 0:
-            read = self._link.call(
-                "XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", key, self._last_reply, timeout=left
-            )
-            for entry, fields in read[0][1] if read else ():
-                self._last_reply = entry
-                if fields[1] == id.encode():
-                    return decode_answer(fields[3])
+            for answer in self.receive(left):
+                if answer.id == id:
+                    return answer
         return None
 
 
