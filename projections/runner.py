@@ -33,6 +33,7 @@ from projections.store import (
 from streams.connection import Link, Unreachable
 from streams.messages import Logged, now
 from streams.names import LaneKeys
+from streams.steps import step
 from streams.tail import Position, PositionAhead, Tail
 
 BATCH = 500
@@ -113,7 +114,9 @@ class Runner:
             events = tail.read(BATCH, BLOCK)
             check_joined(before, events)
             if events:
+                step("events read")
                 positions = self.commit(positions, events)
+                step("rows committed")
                 self._changed()
             if len(events) < BATCH:
                 # What the log held when asked is folded; what it holds beyond its watermark is not yet so.
@@ -146,10 +149,14 @@ class Runner:
                     continue
                 after = Position(fresh[-1].event.seq, fresh[-1].hash)
                 advance(connection, projection, self.lane, before, after)
+                step("position moved")
                 ids = concerned(projection, fresh)
                 if ids:
                     rows = load_rows(connection, projection, self.lane, ids)
-                    write_rows(connection, projection, self.lane, fold_all(projection, rows, fresh))
+                    folded = fold_all(projection, rows, fresh)
+                    step("events folded")
+                    write_rows(connection, projection, self.lane, folded)
+                    step("rows written")
                 moved[projection.name] = after
         return moved
 

@@ -37,6 +37,7 @@ from streams.replay import replay
 from streams.settings import Settings
 from streams.settling import durability_of, settled
 from streams.signing import Keyring
+from streams.steps import step
 from streams.turns import Turns
 
 COUNT = 128
@@ -132,14 +133,19 @@ class LaneWorker:
             return
         self._lease = lease
         self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
+        step("leased")
         untouched = self._log.take(lease)
         self._log.prove_head()
+        step("head proven")
         if not (untouched and self._restored):
             self._handler.restore(replay(self._link, self._keys, upto=self._log.seq))
             self._restored = True
+        step("restored")
         self._log.post(Draft(type="lane.acquired", data={"fence": lease.fence}))
         self._log.flush()
+        step("acquired")
         self._handler.begin(self._post)
+        step("begun")
         self.owned.set()
         self._said = ""
         self._logger.info("lane acquired", token=lease.token, head=lease.head_seq)
@@ -220,6 +226,7 @@ class LaneWorker:
             raise LeaseLost(f"no lease of lane {self._lane!r}")
         self._lease = renew(self._link, self._keys, self._lease)
         self._log.extend(self._lease)
+        step("renewed")
 
     def _take(self, mode: str, wake: tuple[Any, ...] | None = None) -> list[Delivery]:
         """Take commands; they are returned once durable, as execution begins only then.
@@ -243,6 +250,8 @@ class LaneWorker:
             raise LeaseLost(f"the lease of lane {self._lane!r} is another's")
         self._server_time = (time.monotonic(), datetime.fromtimestamp(rest[0] / 1000, UTC))
         taken = [parse_delivery(*row) for row in rest[1]]
+        if taken:
+            step("read")
         demanding = any(durability_of(delivery, self._durability) != "memory" for delivery in taken)
         wait = self._prover.command(self._durability) if demanding else None
         if wait:
@@ -266,6 +275,7 @@ class LaneWorker:
             delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane, time=self._now()
         )
         self._open[delivery.entry] = delivery
+        step("admitted")
         if isinstance(verdict, Refusal):
             self._refuse(delivery, verdict)
             return
@@ -292,6 +302,7 @@ class LaneWorker:
         try:
             result = how(task)
             check(result.drafts if result else ())
+            step("executed")
         except Exception as error:
             self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
             return Result(outcome="failed", reason="error", detail=f"{type(error).__name__}: {error}")
@@ -335,6 +346,7 @@ class LaneWorker:
             command=command, type=type, by=by, marked=marked,
         )  # fmt: skip
         self._log.settle((*result.drafts, event), settlement)
+        step("settled")
         # Only now, so that at any moment the log or `_open` knows it.
         self._open.pop(delivery.entry, None)
 
