@@ -7,6 +7,7 @@ leads a failover can be seconds behind the others, and an isolated one is stale 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -51,7 +52,11 @@ class Opinion(msgspec.Struct, frozen=True):
 
 def primary_address(redis: RedisSection) -> Address:
     """The primary that a majority of Sentinels makes believable; raises NoPrimary."""
-    opinions = ask(redis)
+    return chosen(ask(redis), redis)
+
+
+def chosen(opinions: Sequence[Opinion], redis: RedisSection) -> Address:
+    """The address with the highest config-epoch among a majority of opinions; raises NoPrimary."""
     if len(opinions) < majority(redis):
         raise NoPrimary(
             f"{len(opinions)} of {len(redis.sentinels)} Sentinels answered for {redis.service!r}; "
@@ -62,8 +67,13 @@ def primary_address(redis: RedisSection) -> Address:
 
 def confirmed(redis: RedisSection, address: Address) -> bool:
     """Whether a majority of Sentinels names `address` as primary and sees no failover of it."""
-    agreeing = [o for o in ask(redis) if o.address == address and not o.failing]
-    return len(agreeing) >= majority(redis)
+    return agreed(ask(redis), redis, address)
+
+
+def agreed(opinions: Sequence[Opinion], redis: RedisSection, address: Address) -> bool:
+    """Whether a majority of all Sentinels, also of those that are silent, is content with `address`."""
+    content = [opinion for opinion in opinions if opinion.address == address and not opinion.failing]
+    return len(content) >= majority(redis)
 
 
 def majority(redis: RedisSection) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,18 +17,18 @@ import pytest
 
 from streams.admission import Task
 from streams.audit import Verdict, verify
-from streams.connection import Link, connect
+from streams.connection import Link, Unreachable, connect
 from streams.durability import Prover
 from streams.handler import Result
 from streams.lease import Lease, acquire
 from streams.library import load_library
 from streams.log import Post
-from streams.messages import GENESIS, Durability, Logged, canonical, digest, new_command
+from streams.messages import GENESIS, Answer, Durability, Logged, canonical, digest, new_command
 from streams.names import LaneKeys, StationKeys
 from streams.replay import replay, stored
 from streams.settings import KeysSection, RedisSection, Settings, StationSection
 from streams.signing import Key, create_key
-from streams.submit import Signed, Submitter, signed
+from streams.submit import InDoubt, NoAnswer, Signed, Submitter, signed
 from streams.worker import LaneWorker
 
 LANE = "p0"
@@ -329,6 +330,18 @@ def working(
         stop.set()
         thread.join(30)
         assert not thread.is_alive(), "the owner did not end"
+
+
+def insist(submitter: Submitter, command: Signed, patience: float = 40.0) -> Answer:
+    """Submit until there is an answer, as a patient operator does: always the same bytes."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return submitter.submit(command, timeout=2)
+        except (InDoubt, NoAnswer, Unreachable) as error:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no answer to {command.command.id} in {patience:g} s") from error
+            time.sleep(0.05)
 
 
 def chain(count: int, *, token: int = 1, first: int = 1, prev: str = GENESIS, **data: Any) -> list[bytes]:

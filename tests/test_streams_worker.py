@@ -17,15 +17,14 @@ import msgspec
 import pytest
 
 from streams.admission import Task
-from streams.connection import Unreachable
 from streams.handler import Result
 from streams.log import Draft, Post
 from streams.messages import Answer, canonical, decode_answer, now
 from streams.signing import InvalidKey
-from streams.submit import InDoubt, NoAnswer, Signed, Submitter
+from streams.submit import NoAnswer, Signed
 from streams.vocabulary import CommandResult
 from tests.fix_servers import eventually
-from tests.fix_streams import DONE, LANE, Functions, Hall, Scripted, Wire, working
+from tests.fix_streams import DONE, LANE, Functions, Hall, Scripted, Wire, insist, working
 from tests.test_streams_connection import kill_clients
 
 PROGRAM = Path(__file__).parent / "programs" / "lane_worker.py"
@@ -594,16 +593,6 @@ def storm(hall: Hall, *prefixes: str) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join(10)
-
-
-def insist(submitter: Submitter, command: Signed) -> Answer:
-    """Submit until there is an answer, as a patient operator does: always the same bytes."""
-    for _ in range(200):
-        try:
-            return submitter.submit(command, timeout=1)
-        except (InDoubt, NoAnswer, Unreachable):
-            continue
-    raise AssertionError(f"no answer to {command.command.id}")
 
 
 def test_a_storm_of_broken_connections_leaves_one_result_each(hall: Hall) -> None:
