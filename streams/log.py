@@ -22,6 +22,7 @@ from streams.healing import Archive, Entry, heal
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
+from streams.steps import step
 from streams.tail import Position
 
 BATCH = 200
@@ -201,7 +202,9 @@ class LaneLog:
         at_once = self._durability == "memory"
         request = self._request(append, lease, at_once)
         self._made = append
+        step("appending")
         reply = self._link.batch([request])[0]
+        step("appended")
         if isinstance(reply, Exception) or reply[0] != b"ok":
             self._made = None
         if isinstance(reply, Exception):
@@ -302,8 +305,10 @@ class LaneLog:
         else:
             self._prove(level)
             later = at_once + later
+        step("proven")
         raising = [] if raised else [self._raising(append.seq, append.hash, append.token)]
         self._raise_watermark(raising + later)
+        step("replied")
 
     def _prove(self, level: Durability) -> None:
         mark = renewal(self._keys, self._held())
