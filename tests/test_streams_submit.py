@@ -42,6 +42,31 @@ def test_the_same_command_again_gets_the_first_answer(hall: Hall) -> None:
     assert len(handler.executed) == 1
 
 
+def test_many_at_once_in_order(hall: Hall) -> None:
+    """Many in one round trip: each accepted in the order given, refused by itself, answered as it ends."""
+    commands = [hall.command(source=f"s{index % 3}") for index in range(30)]
+    again = hall.command(id=commands[0].command.id, type="source.stop")
+    submitter = hall.submitter()
+    accepted = submitter.accept_all([*commands, again], timeout=5)
+    assert accepted[:30] == [None] * 30
+    assert isinstance(accepted[30], Refused)
+    assert accepted[30].reason == "conflict"
+    answers = []
+    with working(hall, Scripted()):
+        while len(answers) < 30:
+            received = submitter.receive(5)
+            assert received, "answers are missing"
+            answers += received
+    assert {answer.id for answer in answers} == {one.command.id for one in commands}
+    assert submitter.accept_all(commands, timeout=5) == [
+        next(answer for answer in answers if answer.id == one.command.id) for one in commands
+    ]
+    for source in ("s0", "s1", "s2"):
+        mine = [one.command.id for one in commands if one.command.source == source]
+        by_sequence = sorted((answer.sequence, answer.id) for answer in answers if answer.id in mine)
+        assert [id for _, id in by_sequence] == mine
+
+
 def test_ten_at_once_are_one(hall: Hall) -> None:
     """Ten threads submit the same command: one entry, one execution, one result, ten equal answers."""
     handler = Scripted()

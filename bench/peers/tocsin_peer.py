@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,6 @@ from streams.messages import Durability, new_command
 from streams.settings import Settings, load
 from streams.signing import Key, load_key
 from streams.submit import Signed, Submitter, signed
-
-THREADS = 32
-"""Threads that keep commands in flight, each with a connection, until a submitter takes many at once."""
 
 Place = tuple[str, str]
 """A source to send commands to: its lane and its id."""
@@ -54,41 +50,33 @@ def confirm(submitter: Submitter, command: Signed) -> None:
         raise AssertionError(answer)
 
 
-class Fleet:
-    """Threads with a submitter each, kept from one measurement to the next."""
+class Window:
+    """Keeps commands in flight over one link: sends as many as were answered."""
 
-    def __init__(self, settings: Settings, commands: Commands, prover: Prover) -> None:
-        self._settings = settings
+    def __init__(self, submitter: Submitter, commands: Commands) -> None:
+        self._submitter = submitter
         self._commands = commands
-        self._prover = prover
-        self._submitters: list[Submitter] = []
 
     def many(self, seconds: float, in_flight: int) -> int:
-        """Keep commands in flight, as many as there are threads for; return how many were confirmed."""
-        threads = min(in_flight, THREADS)
-        while len(self._submitters) < threads:
-            link = connect(self._settings.redis, "bench")
-            self._submitters.append(Submitter(self._settings, link, self._prover))
+        """Keep `in_flight` commands in flight; return how many were confirmed by the end."""
         until = time.perf_counter() + seconds
-        counts = [0] * threads
-        faults: list[BaseException] = []
-
-        def go_on(index: int) -> None:
-            try:
-                while time.perf_counter() < until:
-                    confirm(self._submitters[index], self._commands.next())
-                    counts[index] += 1
-            except BaseException as fault:
-                faults.append(fault)
-
-        running = [threading.Thread(target=go_on, args=(index,)) for index in range(threads)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-        if faults:
-            raise faults[0]
-        return sum(counts)
+        open_ids: set[str] = set()
+        confirmed = 0
+        while True:
+            if time.perf_counter() < until:
+                batch = [self._commands.next() for _ in range(in_flight - len(open_ids))]
+                if batch:
+                    accepted = self._submitter.accept_all(batch, timeout=PATIENCE)
+                    assert accepted == [None] * len(batch), accepted
+                    open_ids.update(one.command.id for one in batch)
+            elif not open_ids:
+                return confirmed
+            answers = self._submitter.receive(PATIENCE)
+            assert answers, f"no answer to {len(open_ids)} commands"
+            for answer in answers:
+                assert answer.outcome == "completed", answer
+                open_ids.remove(answer.id)
+            confirmed += len(answers)
 
 
 def main() -> None:
@@ -107,8 +95,9 @@ def main() -> None:
     commands = Commands(settings, places, key, options.durability)
     prover = Prover(settings.redis)
     submitter = Submitter(settings, connect(settings.redis, "bench"), prover)
-    fleet = Fleet(settings, commands, prover)
-    serve(lambda: confirm(submitter, commands.next()), fleet.many, "redis", "hiredis", "msgspec")
+    crowd = Submitter(settings, connect(settings.redis, "bench"), prover)
+    window = Window(crowd, commands)
+    serve(lambda: confirm(submitter, commands.next()), window.many, "redis", "hiredis", "msgspec")
 
 
 if __name__ == "__main__":
