@@ -306,8 +306,10 @@ class SourcesLane:
                 return
             run.heard = report
             run.first = run.first or report
-            self._say(id, run)
-            run.tried.set()
+            try:
+                self._say(id, run)
+            finally:
+                run.tried.set()
 
     def _look(self) -> None:
         """Hear from captures that hang, and from those that go on after that."""

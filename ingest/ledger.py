@@ -55,22 +55,24 @@ class Ledger:
         if self._post is None:
             return
         draft = draft_of(fact, id, command, at)
-        if self.fold(draft):
+        if self._after(draft) != self.sources.get(id):
             self._post(draft)
+            self.fold(draft)
 
-    def fold(self, draft: Draft) -> bool:
-        """Fold what is about to be logged as a reader of the log will; return whether it was news."""
-        event = Event(
-            seq=0, prev=GENESIS, token=0, at=now(), logged_at=now(), node="", type=draft.type,
-            data=draft.data, schema=SCHEMA, source=draft.source,
-        )  # fmt: skip
-        before = self.sources.get(draft.source)
-        after = fold(before, event)
+    def fold(self, draft: Draft) -> None:
+        """Fold what is being logged, as a reader of the log will."""
+        after = self._after(draft)
         if after is not None:
             self.sources[draft.source] = after
         else:
             self.sources.pop(draft.source, None)
-        return after != before
+
+    def _after(self, draft: Draft) -> Source | None:
+        event = Event(
+            seq=0, prev=GENESIS, token=0, at=now(), logged_at=now(), node="", type=draft.type,
+            data=draft.data, schema=SCHEMA, source=draft.source,
+        )  # fmt: skip
+        return fold(self.sources.get(draft.source), event)
 
 
 def draft_of(fact: Fact, id: str, command: str | None = None, at: datetime | None = None) -> Draft:

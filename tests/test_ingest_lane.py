@@ -2,124 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from ingest.claims import Claims
 from ingest.lane import SourcesLane
-from ingest.state import Source, fold
-from streams.admission import Delivery, Task
-from streams.handler import Result
-from streams.log import Draft
-from streams.messages import GENESIS, SCHEMA, Event, Logged, new_command, now
+from ingest.state import Source
 from streams.vocabulary import FileSettings
-from tests.fix_ingest import Heard, Tap
+from tests.fix_ingest import Tap
+from tests.fix_ingest_lane import LANE, Owned, captures, file_settings
 from tests.fix_servers import eventually
 from tests.fix_streams import Hall
 
-LANE = "node.here"
 Record = Callable[..., Path]
-
-
-class Owned:
-    """A lane's handler as its owner uses it, with a log in memory; the claims are in a real Redis."""
-
-    def __init__(self, claims: Claims, heard: Heard) -> None:
-        self.heard = heard
-        self.log: list[Logged] = []
-        self._lock = threading.Lock()
-        self.handler = SourcesLane(LANE, heard, claims)
-        self.own()
-
-    def own(self) -> None:
-        """Take the lane (again)."""
-        self.handler.restore(iter(list(self.log)))
-        self.handler.begin(self.post)
-
-    def post(self, draft: Draft) -> None:
-        with self._lock:
-            event = Event(
-                seq=len(self.log) + 1, prev=GENESIS, token=1, at=now(), logged_at=now(), node="here",
-                type=draft.type, data=draft.data, schema=SCHEMA, source=draft.source, command=draft.command,
-            )  # fmt: skip
-            self.log.append(Logged(event, b"", ""))
-
-    def task(self, type: str, source: str = "s", **params: Any) -> Task:
-        """A command that was admitted."""
-        command = new_command(station="t", lane=LANE, source=source, type=type, params=params, key="k")
-        delivery = Delivery(
-            entry="1-1", raw=b"", signature="", id=command.id, client="", sequence=1, deliveries=1, mark="",
-            received_at=now(),
-        )  # fmt: skip
-        return Task(command=command, delivery=delivery, cancelled=threading.Event())
-
-    def run(self, task: Task) -> Result:
-        """Carry a command out and log what belongs to its result, as the lane's owner does."""
-        result = self.handler.execute(task)
-        for draft in result.drafts:
-            self.post(draft)
-        return result
-
-    def do(self, type: str, source: str = "s", **params: Any) -> Result:
-        return self.run(self.task(type, source, **params))
-
-    def add(self, path: Path | str, source: str = "s", **settings: Any) -> Result:
-        return self.do("source.add", source, settings=_file(path, **settings), name="")
-
-    def types(self, source: str = "s") -> list[str]:
-        """The types of what was logged of a source, without their `source.`."""
-        with self._lock:
-            found = [logged.event.type for logged in self.log if logged.event.source == source]
-        return [type.removeprefix("source.") for type in found]
-
-    def source(self, source: str = "s") -> Source | None:
-        """A source by the log."""
-        state: Source | None = None
-        with self._lock:
-            for logged in self.log:
-                if logged.event.source == source:
-                    state = fold(state, logged.event)
-        return state
-
-    def state(self, source: str = "s") -> str | None:
-        found = self.source(source)
-        return found.state if found else None
-
-
-def _file(path: Path | str, **settings: Any) -> dict[str, Any]:
-    return {"kind": "file", "path": str(path), **settings}
-
-
-def captures() -> list[str]:
-    """The captures that run in this process."""
-    return sorted(
-        thread.name.removeprefix("capture-")
-        for thread in threading.enumerate()
-        if thread.name.startswith("capture-")
-    )
-
-
-@pytest.fixture
-def owned(hall: Hall, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> Iterator[Owned]:
-    """A lane that this node owns; at its end nothing may run."""
-    monkeypatch.setattr("ingest.lane.RECONCILE", 0.1)
-    monkeypatch.setattr("ingest.capture.FIRST_PAUSE", 0.02)
-    claims, stop = Claims(hall.new_link("claims"), hall.station), threading.Event()
-    freeing = threading.Thread(target=claims.run, args=(stop,))
-    freeing.start()
-    made = Owned(claims, heard)
-    yield made
-    made.handler.end()
-    stop.set()
-    freeing.join(10)
-    eventually(lambda: not captures(), "an end of all captures", 5)
 
 
 def test_the_life_of_a_source(owned: Owned, record: Record) -> None:
@@ -258,12 +158,12 @@ def test_updating_what_runs(owned: Owned, record: Record, tmp_path: Path) -> Non
     owned.add(record(1.0, "one.wav"), loop=True)
     owned.do("source.start")
     two = record(1.0, "two.wav", rate=16_000, channels=2)
-    assert owned.do("source.update", settings=_file(two, loop=True)).state == "running"
+    assert owned.do("source.update", settings=file_settings(two, loop=True)).state == "running"
     last = owned.log[-1].event
     assert (last.type, last.data["rate"], last.data["channels"]) == ("source.running", 16_000, 2)
     assert owned.do("source.update", name="Two").state == "running"
     assert owned.types()[-1] == "updated"
-    failed = owned.do("source.update", settings=_file(tmp_path / "none.wav"))
+    failed = owned.do("source.update", settings=file_settings(tmp_path / "none.wav"))
     assert (failed.outcome, owned.state()) == ("failed", "failed")
 
 
@@ -420,5 +320,5 @@ def test_memory_and_log_say_the_same(owned: Owned, record: Record) -> None:
     eventually(lambda: owned.handler.counts() == {"stopped": 6}, "stopped, all")
     for number in range(6):
         assert owned.source(f"s{number}") == Source(
-            settings=msgspec.convert(_file(path), FileSettings), state="stopped", reason="ended"
+            settings=msgspec.convert(file_settings(path), FileSettings), state="stopped", reason="ended"
         )
