@@ -128,11 +128,11 @@ class Submitter:
                 if not (sent or error.sent):
                     raise
                 raise InDoubt(first, error.detail) from error
-            for reply in replies[: len(requests)]:
-                if isinstance(reply, ResponseError):
-                    if sent:
-                        raise InDoubt(first, _unusable(reply))
-                    raise Unreachable(_unusable(reply), sent=False)
+            errors = [reply for reply in replies[: len(requests)] if isinstance(reply, ResponseError)]
+            if errors and (sent or len(errors) < len(requests)):
+                raise InDoubt(first, _unusable(errors[0]))
+            if errors:
+                raise Unreachable(_unusable(errors[0]), sent=False)
             sent = True
             if not wait or self._prover.accepts(level, replies[-1], self._link):
                 return replies[: len(requests)]

@@ -197,6 +197,7 @@ class LaneWorker:
     def _follow(self, stop: threading.Event) -> None:
         last = self._last_entry()
         renew_at = time.monotonic() + RENEW
+        wake: tuple[Any, ...] | None = None
         while not stop.is_set():
             if self._unwritten.is_set():
                 self._unwritten.clear()
@@ -204,7 +205,7 @@ class LaneWorker:
             if time.monotonic() >= renew_at:
                 self._renew()
                 renew_at = time.monotonic() + RENEW
-            wake = ("XREAD", "COUNT", 1, "BLOCK", int(IDLE * 1000), "STREAMS", self._keys.commands, last)
+            # At first without blocking: what was submitted before `last` wakes nobody any more.
             taken = self._take("new", wake)
             while taken:
                 last = taken[-1].entry
@@ -214,6 +215,7 @@ class LaneWorker:
                 if len(taken) < COUNT or time.monotonic() >= renew_at:
                     break
                 taken = self._take("new")
+            wake = ("XREAD", "COUNT", 1, "BLOCK", int(IDLE * 1000), "STREAMS", self._keys.commands, last)
 
     def _last_entry(self) -> str:
         flat = self._link.call("XINFO", "STREAM", self._keys.commands)
@@ -253,11 +255,13 @@ class LaneWorker:
         if taken:
             step("read")
         demanding = any(durability_of(delivery, self._durability) != "memory" for delivery in taken)
-        wait = self._prover.command(self._durability) if demanding else None
+        # What a command asks for beyond `replica` is for its result to wait for.
+        level: Durability = "replica" if self._durability == "memory" else self._durability
+        wait = self._prover.command(level) if demanding else None
         if wait:
             acknowledged = self._link.call(*wait, timeout=patience(wait))
-            if not self._prover.accepts(self._durability, acknowledged, self._link):
-                self._prover.prove(self._link, renewal(keys, lease), self._durability, timeout=PATIENCE)
+            if not self._prover.accepts(level, acknowledged, self._link):
+                self._prover.prove(self._link, renewal(keys, lease), level, timeout=PATIENCE)
         return taken
 
     def _now(self) -> datetime:

@@ -19,7 +19,7 @@ from streams.messages import Durability
 from streams.settings import RedisSection
 from streams.submit import InDoubt, Signed
 from streams.tail import Tail
-from tests.fix_servers import Trio
+from tests.fix_servers import Trio, eventually
 from tests.fix_streams import DONE, Hall, Scripted, working
 
 MARK = ("HINCRBY", "tocsin:t:meta", "marks", 1)
@@ -218,6 +218,23 @@ def test_execution_begins_only_when_the_command_is_durable(trio: Trio, trio_hall
         assert handler.executed == []
         trio.resume(paused)
         assert trio_hall.submitter().submit(command, timeout=20).outcome == "completed"
+
+
+def test_execution_waits_for_what_its_command_asks_for_at_a_station_of_memory(
+    trio: Trio, trio_hall: Hall
+) -> None:
+    """Put into the lane by somebody who did not wait, it is begun only when the replicas have it."""
+    settings = trio_hall.settings
+    station = msgspec.structs.replace(settings.station, durability="memory")
+    trio_hall.settings = msgspec.structs.replace(settings, station=station)
+    handler = Scripted()
+    with working(trio_hall, handler):
+        trio.pause(paused := trio.replicas()[0])
+        with pytest.raises(InDoubt):
+            trio_hall.submitter().accept(trio_hall.command(durability="replica"), timeout=0.5)
+        assert handler.executed == []
+        trio.resume(paused)
+        eventually(lambda: handler.executed, "its execution")
 
 
 def test_a_wait_counts_only_behind_a_write_that_took_place(trio_hall: Hall, link: Link) -> None:

@@ -222,6 +222,40 @@ def test_a_command_of_an_unloaded_library_says_what_to_do(hall: Hall) -> None:
     assert not caught.value.sent
 
 
+def test_many_are_submitted_in_one_round_trip_and_answered_as_they_end(hall: Hall) -> None:
+    """Each of a batch has its own fate: accepted, refused for its own reason, or answered already."""
+    submitter = hall.submitter()
+    with working(hall, Scripted()):
+        done = hall.command(source="done")
+        first = submitter.submit(done)
+        new = [hall.command(source=f"new-{n}") for n in range(20)]
+        large = hall.command(params={"a": "x" * MAX_COMMAND_BYTES})
+        other = hall.command(type="source.stop", id=done.command.id)
+        accepted = submitter.accept_all([*new, done, large, other], timeout=5)
+        assert accepted[:20] == [None] * 20
+        assert accepted[20] == first
+        assert [one.reason for one in accepted[21:] if isinstance(one, Refused)] == ["too_large", "conflict"]
+        answers: set[str] = set()
+        while len(answers) < 20:
+            received = submitter.receive(5)
+            assert received, answers
+            answers |= {answer.id for answer in received}
+    assert answers == {command.command.id for command in new}
+
+
+def test_a_batch_of_which_one_met_an_error_is_in_doubt(hall: Hall) -> None:
+    """Where the others may have been accepted it is not said that nothing was submitted."""
+    broken = hall.station.lane("p1")
+    hall.link.call("SET", broken.commands, "no stream")
+    commands = [hall.command(), hall.command(lane="p1")]
+    with pytest.raises(InDoubt):
+        hall.submitter().accept_all(commands, timeout=5)
+    assert hall.waiting() == 1
+    with pytest.raises(Unreachable) as caught:
+        hall.submitter().accept_all(commands[1:], timeout=5)
+    assert not caught.value.sent
+
+
 def test_a_connection_lost_while_submitting_leaves_doubt_and_the_id(hall: Hall) -> None:
     """Nobody knows whether it was accepted; the message says so, and sending the same again settles it."""
     submitter = hall.submitter()

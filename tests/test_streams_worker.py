@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -244,6 +245,64 @@ def test_commands_of_a_source_are_executed_in_the_order_of_their_submit(hall: Ha
         assert done == list(range(1, 18))
         logged = [e.event.data["sequence"] for e in hall.events() if e.event.source == source]
         assert logged == done
+
+
+def test_commands_that_stood_before_the_owner_came_are_not_kept_waiting(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner takes what is there before it blocks for more."""
+    monkeypatch.setattr("streams.worker.IDLE", 5.0)
+    command = hall.command()
+    submitter = hall.submitter()
+    submitter.accept(command, timeout=5)
+    with working(hall, Scripted()):
+        began = time.monotonic()
+        assert submitter.submit(command).outcome == "completed"
+        assert time.monotonic() - began < 2
+        monkeypatch.setattr("streams.worker.IDLE", 0.2)
+        answer_of(hall, hall.command())
+
+
+def test_what_needs_no_waiting_is_carried_out_in_the_lanes_own_thread(hall: Hall) -> None:
+    """A handler may carry a command out at once; while its source is busy it waits for its turn."""
+    gate = Gate("kwfm")
+
+    class Prompt(Scripted):
+        def attempt(self, task: Task) -> Result | None:
+            if task.command.type == "source.start":
+                return None
+            self.attempted.append((task.command.id, threading.current_thread().name))
+            return DONE
+
+        def __init__(self) -> None:
+            super().__init__(gate)
+            self.attempted: list[tuple[str, str]] = []
+
+    handler = Prompt()
+    at_once, slow, behind = hall.command("source.add"), hall.command(), hall.command("source.update")
+    with working(hall, handler):
+        assert answer_of(hall, at_once).outcome == "completed"
+        send(hall, slow)
+        assert gate.entered.wait(10)
+        send(hall, behind)
+        gate.release.set()
+        assert answer_of(hall, behind).outcome == "completed"
+    assert handler.attempted == [(at_once.command.id, "owner-one")]
+    assert [task.command.id for task in handler.executed] == [slow.command.id, behind.command.id]
+    assert [one.event.data["sequence"] for one in hall.events() if one.event.command] == [1, 2, 3]
+
+
+def test_an_attempt_that_raises_has_failed(hall: Hall) -> None:
+    """An error in the lane's own thread is the command's outcome, and not the lane's end."""
+
+    class Clumsy(Scripted):
+        def attempt(self, task: Task) -> Result | None:
+            raise OSError("the cable is out")
+
+    with working(hall, Clumsy()) as worker:
+        answer = answer_of(hall, hall.command())
+        assert worker.owned.is_set()
+    assert (answer.outcome, answer.detail) == ("failed", "OSError: the cable is out")
 
 
 # What came past submit, or is poison
