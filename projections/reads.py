@@ -154,7 +154,15 @@ class Reads:
             troubled = [standing for standing in self.standings() if standing.trouble]
         except Away:
             postgres = "away"
-        return Readiness(ready="up" in (redis, postgres), redis=redis, postgres=postgres, troubled=troubled)
+        return Readiness(ready=self._answerable(), redis=redis, postgres=postgres, troubled=troubled)
+
+    def _answerable(self) -> bool:
+        """Whether the sources can be told: a server that is up may have nothing to tell them from yet."""
+        try:
+            self.sources()
+        except Away:
+            return False
+        return True
 
     def _redis_away(self) -> bool:
         try:
