@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
@@ -19,6 +20,8 @@ EVERY = 5.0
 """Seconds between two beats."""
 RETRY = 1.0
 """Seconds between two attempts at a beat that could not be written."""
+LOOK = 1.0
+"""Seconds between two looks whether the lanes are still those of the last beat."""
 TIME_TO_LIVE = 60
 """Seconds after which a node that does not beat is forgotten."""
 
@@ -43,6 +46,7 @@ class Heartbeat:
         self._sources = sources
         self._address = socket.gethostname()
         self._version = _version()
+        self._told: list[str] = []
 
     def run(self, stop: threading.Event) -> None:
         """Beat until `stop` is set; a beat that cannot be written is missed, not made up for."""
@@ -58,16 +62,23 @@ class Heartbeat:
             except Exception:  # a heart does not stop for one beat
                 log.exception("no heartbeat")
                 told = True
-            stop.wait(RETRY if told else EVERY)
+            self._pause(stop, RETRY if told else EVERY)
         self._link.close()
+
+    def _pause(self, stop: threading.Event, seconds: float) -> None:
+        """Wait for the next beat, which comes soon after a lane was won or lost."""
+        until, lanes = time.monotonic() + seconds, self._told
+        while not stop.wait(min(LOOK, seconds)) and time.monotonic() < until and self._lanes() == lanes:
+            pass
 
     def beat(self) -> None:
         """Write one heartbeat. Raises Unreachable, ResponseError."""
+        lanes = self._lanes()
         fields = {
             "time": now().isoformat(timespec="microseconds"),
             "address": self._address,
             "version": self._version,
-            "lanes": json.dumps(self._lanes()),
+            "lanes": json.dumps(lanes),
             "sources": json.dumps(self._sources()),
             "breakers": "{}",
         }
@@ -76,6 +87,7 @@ class Heartbeat:
         for reply in self._link.batch([beat, ("EXPIRE", self._key, TIME_TO_LIVE)]):
             if isinstance(reply, ResponseError):
                 raise reply
+        self._told = lanes
 
 
 def _version() -> str:
