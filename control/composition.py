@@ -39,7 +39,7 @@ VERBS = {
     "run": Verb("control.composition:run", "Run one process of a station (what `up` does for you)."),
 }
 PROCESSES = {
-    "ingest": Verb("ingest.cli:run_ingest", "Capture audio and execute commands."),
+    "ingest": Verb("control.composition:run_ingest", "Capture audio and execute commands."),
     "projections": Verb("projections.cli:run_projections", "Fold events into the read models."),
     "web": Verb("control.composition:run_web", "Serve the dashboard and the HTTP API."),
 }
@@ -99,6 +99,20 @@ def _logging(process: str, command: click.Command, callback: Callable[..., Any])
 @click.group(cls=Processes, verbs=PROCESSES)
 def run() -> None:
     """Run one process of a station, in the foreground, until SIGTERM."""
+
+
+@click.command("ingest")
+@click.option(
+    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
+)
+def run_ingest(folder: Path | None) -> None:
+    """Capture audio and execute commands, until told to stop."""
+    from ingest.service import serve
+    from projections.archive_reader import ArchiveReader
+    from streams.settings import load
+
+    settings = load(folder / "station.toml" if folder else None)
+    serve(settings, ArchiveReader(settings.postgres) if settings.postgres.url else None)
 
 
 @click.command("web")

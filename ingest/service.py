@@ -19,6 +19,7 @@ from ingest.lane import SourcesLane
 from ingest.telemetry import TelemetryWriter
 from streams.connection import Unreachable, connect
 from streams.durability import Prover
+from streams.healing import Archive
 from streams.library import load_library
 from streams.names import StationKeys, floating_lanes, node_lane
 from streams.server_check import check_server
@@ -39,9 +40,10 @@ log = structlog.get_logger(__name__)
 class Node:
     """One node's ingest. `run` blocks until `stopping` is set."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, archive: Archive | None = None) -> None:
         self.stopping = threading.Event()
         self._settings = settings
+        self._archive = archive
         self._keys = StationKeys(settings.station.id)
         self._name = settings.ingest.node
         self._prover = Prover(settings.redis)
@@ -78,7 +80,13 @@ class Node:
     def _add(self, lane: str) -> LaneWorker:
         handler = self._handlers[lane] = SourcesLane(lane, self._telemetry.lane(lane), self._claims)
         worker = self._workers[lane] = LaneWorker(
-            self._settings, lane, self._name, handler, keyring=self._keys_known, prover=self._prover
+            self._settings,
+            lane,
+            self._name,
+            handler,
+            keyring=self._keys_known,
+            prover=self._prover,
+            archive=self._archive,
         )
         return worker
 
@@ -124,12 +132,14 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
         thread.join(max(until - time.monotonic(), 0))
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, archive: Archive | None = None) -> None:
     """Run this node's ingest until SIGTERM or SIGINT. Call it from the main thread.
+
+    `archive` is asked for what a lane's log lost, whenever a lane is taken over.
 
     Raises WrongServer, InvalidKey.
     """
-    node = Node(settings)
+    node = Node(settings, archive)
 
     def stop(number: int, frame: FrameType | None) -> None:
         node.stopping.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Table
@@ -11,6 +11,18 @@ from sqlalchemy import Table
 from projections import tables
 from projections.folds import commands, sources
 from streams.messages import Event, Logged
+
+
+class Positioned(Protocol):
+    """What follows lanes and keeps its position in each: a projection, or the archive."""
+
+    @property
+    def name(self) -> str:
+        """Under which its positions are kept."""
+
+    @property
+    def version(self) -> int:
+        """Of what it keeps."""
 
 
 class Projection(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, bindparam, or_, update
 
 from projections.heartbeats import keep_heartbeats, read_heartbeats
 from projections.lanes import nodes_of
-from projections.tables import positions
+from projections.tables import ARCHIVE, positions
 from streams.connection import Link
 from streams.names import StationKeys
 
@@ -39,6 +39,7 @@ _CHECKED = (
     update(positions)
     .where(
         positions.c.lane == bindparam("of"),
+        positions.c.projection != ARCHIVE,
         or_(positions.c.checked_at.is_(None), positions.c.checked_at < bindparam("time")),
     )
     .values(checked_at=bindparam("time"))

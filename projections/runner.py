@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from projections.backoff import Backoff
 from projections.database import is_away
-from projections.projection import ALL, Projection, concerned, fold_all
+from projections.projection import ALL, Positioned, Projection, concerned, fold_all
 from projections.store import (
     NewerVersion,
     PositionLost,
@@ -74,6 +74,7 @@ class Runner:
         self._keys = keys
         self._stopping = stopping
         self._projections = projections
+        self._standing: tuple[Positioned, ...] = projections
         self._changed = changed
         self._noted: str | None = ""
         self._logged_at = float("-inf")
@@ -179,8 +180,8 @@ class Runner:
             return
         try:
             with self._engine.begin() as connection:
-                for projection in self._projections:
-                    note_trouble(connection, projection, self.lane, trouble)
+                for standing in self._standing:
+                    note_trouble(connection, standing, self.lane, trouble)
         except SQLAlchemyError:
             return  # it is noted the next time, once Postgres answers again
         self._noted = trouble

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from projections import pulse
+from projections.archive import Archiver
 from projections.backoff import Backoff
 from projections.database import is_away, open_engine
 from projections.lanes import claimed_lanes, folded_lanes, settled_lanes
@@ -40,6 +41,8 @@ class Service:
         self._settings = settings
         self._keys = StationKeys(settings.station.id)
         self._engine = open_engine(settings.postgres, name="projections")
+        # Its own connections: a commit that waits for a standby must not keep folds waiting for one.
+        self._archive_engine = open_engine(settings.postgres, name="archive")
         self._link = connect(settings.redis, "projections")
         self._changed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -105,6 +108,14 @@ class Service:
         # Replaced, not changed: other threads go over it.
         self.runners = {**self.runners, lane: runner}
         self._start(lane, runner.run)
+        archiver = Archiver(
+            self._archive_engine,
+            self._linked(f"archive-{lane}"),
+            lane,
+            self._keys.lane(lane),
+            self.stopping,
+        )
+        self._start(f"archive-{lane}", archiver.run)
 
     def lane_states(self) -> dict[str, LaneState]:
         """How far each lane is."""
@@ -147,6 +158,7 @@ class Service:
             self._log.warning("threads did not end in time", threads=late)
         self._link.close()
         self._engine.dispose()
+        self._archive_engine.dispose()
         self._log.info("projections stopped")
 
 

@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from projections.projection import Projection
+from projections.projection import Positioned, Projection
 from projections.rows import columns, structs
-from projections.tables import positions
+from projections.tables import ARCHIVE, positions
 from streams.tail import START, Position
 
 
@@ -48,14 +48,19 @@ def read_position(connection: Connection, projection: Projection, lane: str) -> 
 
 
 def _enter(connection: Connection, projection: Projection, lane: str) -> None:
+    enter(connection, projection, lane, START)
+
+
+def enter(connection: Connection, projection: Positioned, lane: str, at: Position) -> None:
+    """Give the projection a position in the lane where it has none yet."""
     connection.execute(
         insert(positions)
         .values(
             projection=projection.name,
             lane=lane,
             version=projection.version,
-            seq=START.seq,
-            hash=START.hash,
+            seq=at.seq,
+            hash=at.hash,
             updated_at=func.now(),
         )
         .on_conflict_do_nothing()
@@ -63,7 +68,7 @@ def _enter(connection: Connection, projection: Projection, lane: str) -> None:
 
 
 def advance(
-    connection: Connection, projection: Projection, lane: str, before: Position, after: Position
+    connection: Connection, projection: Positioned, lane: str, before: Position, after: Position
 ) -> None:
     """Move the position from `before` to `after`, by compare-and-set; raises PositionLost.
 
@@ -84,7 +89,7 @@ def advance(
         raise PositionLost(f"{projection.name} in {lane} no longer stands at {before.seq}")
 
 
-def note_trouble(connection: Connection, projection: Projection, lane: str, trouble: str | None) -> None:
+def note_trouble(connection: Connection, projection: Positioned, lane: str, trouble: str | None) -> None:
     """Keep why the projection cannot go on in the lane (None: it can), for whoever asks for its status."""
     connection.execute(
         update(positions)
@@ -95,7 +100,8 @@ def note_trouble(connection: Connection, projection: Projection, lane: str, trou
 
 def last_checked(connection: Connection, lane: str) -> datetime | None:
     """When the lane was last known to be folded to its end by all projections; None: never."""
-    times = connection.scalars(select(positions.c.checked_at).where(positions.c.lane == lane)).all()
+    folded = (positions.c.lane == lane, positions.c.projection != ARCHIVE)
+    times = connection.scalars(select(positions.c.checked_at).where(*folded)).all()
     return None if None in times else min(times, default=None)
 
 
@@ -124,5 +130,5 @@ def write_rows(connection: Connection, projection: Projection, lane: str, rows: 
         connection.execute(put.on_conflict_do_update(index_elements=["id", "lane"], set_=fields), kept)
 
 
-def _at(projection: Projection, lane: str) -> Any:
+def _at(projection: Positioned, lane: str) -> Any:
     return and_(positions.c.projection == projection.name, positions.c.lane == lane)

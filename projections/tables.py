@@ -6,10 +6,13 @@ lane and added in another must not be changed by what the first still has to say
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text, desc
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, Table, Text, desc
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
+
+ARCHIVE = "archive"
+"""The name under which `positions` holds how far the archive is; it is no projection."""
 
 sources = Table(
     "sources",
@@ -78,3 +81,19 @@ heartbeats = Table(
     Column("at", DateTime(timezone=True), nullable=False),
 )
 """The last heartbeat seen of each ingest node; it is asked when Redis is away."""
+
+archive = Table(
+    "archive",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("command", Text),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("logged_at", DateTime(timezone=True), nullable=False),
+)
+"""Every event there was: `raw` are its very bytes, `hash` is of them; the other columns are for asking."""

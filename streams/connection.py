@@ -81,6 +81,10 @@ class Link:
         """Counts the connections made; a change tells that an earlier proof is void."""
         self.address: Address | None = None
 
+    def another(self, name: str) -> Link:
+        """A link of its own to the same primary, for another thread."""
+        return Link(self._redis, name, self._locate)
+
     def call(self, *args: Any, timeout: float | None = None) -> Any:
         """Run one command and return its reply (bytes stay bytes).
 

@@ -19,6 +19,7 @@ from streams.connection import Link
 from streams.lease import Lease, LeaseLost
 from streams.messages import MAX_VALIDITY, OUTCOMES, Answer, Event, canonical, decode_event, digest
 from streams.names import LaneKeys
+from streams.replay import replay
 from streams.tail import Position
 from streams.vocabulary import CommandResult
 
@@ -152,26 +153,48 @@ def heal(
     head: Position,
     kept: Sequence[Entry],
     archive: Archive | None,
+    left_at: int = 0,
 ) -> Healed:
     """Put back what the owner (`kept`) and the archive have beyond `head`, before anything is appended.
 
-    Raises ArchiveAway where the log is empty and the archive, which may not be, cannot be asked:
-    a lane is never begun again at seq 1 while its history exists elsewhere.
+    `left_at` is the seq up to which the owner knows that there were events, kept or archived.
+    Raises ArchiveAway where the log is empty, or ends before `left_at`, and the archive cannot be
+    asked: a lane is never begun again at seq 1, nor written over, while its history exists elsewhere.
     """
-    found = Healed(head=head)
-    lost = missing(kept, head)
-    if lost:
-        now_at = put_back(link, keys, lane, lease, head, lost)
-        found = Healed(head=now_at, restored_from=head, by="owner")
+    found = _from_owner(link, keys, lane, lease, Healed(head=head), kept)
     if archive is None:
         return found
     try:
-        return _from_archive(link, keys, lane, lease, found, archive)
+        found = _from_archive(link, keys, lane, lease, found, archive)
     except ArchiveAway as error:
-        if not found.head.seq:
+        if found.head.seq < max(left_at, 1):
             raise
         log.warning("the archive was not asked", lane=lane, detail=str(error))
         return found
+    # What the owner keeps begins where the archive ended: it may join on only now.
+    return found if found.forked_from else _from_owner(link, keys, lane, lease, found, kept)
+
+
+def fork_told(link: Link, keys: LaneKeys, other: Position) -> bool:
+    """Whether the log says already that there is another branch with this head. Reads all of it."""
+    events = (logged.event for logged in replay(link, keys))
+    return any(event.type == "log.forked" and _other(event.data) == other.hash for event in events)
+
+
+def _other(data: dict[str, Any]) -> Any:
+    other = data.get("other")
+    return other.get("hash") if isinstance(other, dict) else None
+
+
+def _from_owner(
+    link: Link, keys: LaneKeys, lane: str, lease: Lease, found: Healed, kept: Sequence[Entry]
+) -> Healed:
+    lost = missing(kept, found.head)
+    if not lost:
+        return found
+    now_at = put_back(link, keys, lane, lease, found.head, lost)
+    before = found.restored_from or found.head
+    return Healed(head=now_at, restored_from=before, by=found.by or "owner")
 
 
 def _from_archive(

@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
 from streams.durability import Prover, highest, patience, replication_id
-from streams.healing import Archive, Entry, heal
+from streams.healing import Archive, Entry, fork_told, heal
+from streams.held_replies import HeldReplies
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
@@ -30,7 +31,7 @@ BATCH = 200
 PATIENCE = 10.0
 """Seconds to wait for durability before the lane is taken anew."""
 KEEP = 10_000
-"""Events an owner holds on to, to put them back where a failover loses them."""
+"""Events an owner holds on to until they are archived, to put them back where a failover loses them."""
 REPLY_KEEP = 120
 """Seconds a client's reply stream outlives its last reply."""
 REPLY_LENGTH = 10_000
@@ -49,6 +50,16 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime | None = None
 
 
+class Parked(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that is set aside as it came, with why; kept until it is retried or dropped."""
+
+    id: str
+    raw: bytes
+    signature: str
+    why: str
+    deliveries: int
+
+
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """What an append settles: a pending stream entry, its id's mark, and whom to reply to."""
 
@@ -59,6 +70,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     forget_at: datetime
     marked: bool = True
     """Whether the id's mark is this entry's own; a replayed command's is not."""
+    parked: Parked | None = None
+    """The copy that is kept of it in the same append, where it is parked."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -99,6 +112,7 @@ class LaneLog:
         self._station = station
         self._lane = lane
         self._keys: LaneKeys = station.lane(lane)
+        self._held_replies = HeldReplies(link.another(f"{node}-{lane}-held"), self._keys)
         self._node = node
         self._prover = prover
         self._durability = durability
@@ -132,31 +146,46 @@ class LaneLog:
         with self._lock:
             # The lease may be another primary's: what this link holds on to may be one that was cut off.
             self._link.close()
-            left_at, made = (self.seq, self.hash), self._made
+            made = self._made
+            left_at = made.before if made else (self.seq, self.hash)
             self._lease = lease
-            healed = self._heal(lease)
+            healed = self._heal(lease, left_at[0])
             self.seq, self.hash = head = healed.seq, healed.hash
-            if made is None:
-                return head == left_at
-            if head == (made.seq, made.hash):
+            if made and head == (made.seq, made.hash):
                 self._finish(made, here=False)
                 return True
             self._made = None
-            return head == made.before
+            if head != left_at:
+                # Others wrote here: what is kept joins on to nothing any more.
+                self._kept.clear()
+                self._held_replies.clear()
+            return head == left_at
 
-    def _heal(self, lease: Lease) -> Position:
+    def _heal(self, lease: Lease, left_at: int) -> Position:
         """Put back what this log lost in a failover, and say so in it."""
         head = Position(lease.head_seq, lease.head_hash)
-        found = heal(self._link, self._keys, self._lane, lease, head, list(self._kept), self._archive)
+        found = heal(
+            self._link, self._keys, self._lane, lease, head, list(self._kept), self._archive, left_at
+        )
         if found.restored_from:
             log.error("log restored", lane=self._lane, head=head.seq, to=found.head.seq, by=found.by)
             data = {"head": head, "restored": found.head, "by": found.by}
             self._queue.append(Unit((Draft(type="log.restored", data=msgspec.to_builtins(data)),)))
+            if int(self._link.call("HGET", self._keys.head, "token")) > lease.token:
+                raise LeaseLost(f"lane {self._lane!r} was restored with events of later leases than this one")
         if found.forked_from:
             log.error("log forked", lane=self._lane, head=found.head.seq, other=found.forked_from.seq)
-            data = {"head": found.head, "other": found.forked_from}
-            self._queue.append(Unit((Draft(type="log.forked", data=msgspec.to_builtins(data)),)))
+            self._tell_fork(found.head, found.forked_from)
         return found.head
+
+    def _tell_fork(self, head: Position, other: Position) -> None:
+        """Log the fork, once for each: not again at every take-over."""
+        draft = Draft(type="log.forked", data=msgspec.to_builtins({"head": head, "other": other}))
+        waiting = [unit.drafts[0] for unit in self._queue if unit.drafts[0].type == draft.type]
+        if not any(one.data["other"] == draft.data["other"] for one in waiting) and not fork_told(
+            self._link, self._keys, other
+        ):
+            self._queue.append(Unit((draft,)))
 
     def prove_head(self) -> None:
         """Make everything up to the head durable on this primary and raise the watermark to it."""
@@ -172,12 +201,15 @@ class LaneLog:
         with self._lock:
             self._queue.clear()
             self._kept.clear()
+            self._held_replies.clear()
+            self.seq, self.hash = 0, GENESIS
             self._lease = self._made = None
 
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
             self._link.close()
+            self._held_replies.clear()
 
     def flush(self) -> None:
         """Write what was posted. Raises Unreachable, LeaseLost, NotDurable; nothing posted is lost then."""
@@ -216,6 +248,7 @@ class LaneLog:
         else:
             self.seq, self.hash = append.seq, append.hash
             self._finish(append, raised=at_once)
+            self._forget_archived(int(reply[1]) if len(reply) > 1 else 0)
 
     def _finish(self, append: _Append, *, raised: bool = False, here: bool = True) -> None:
         """Conclude an append that stands; only then is it off the queue.
@@ -227,6 +260,11 @@ class LaneLog:
             self._queue.popleft()
         self._kept.extend(append.entries)
         self._made = None
+
+    def _forget_archived(self, archived: int) -> None:
+        """Let go of what the archive holds; what is kept ends at the head."""
+        while self._kept and self.seq - len(self._kept) < archived:
+            self._kept.popleft()
 
     def _build(self, units: list[Unit], lease: Lease) -> _Append:
         seq, previous = self.seq, self.hash
@@ -268,8 +306,8 @@ class LaneLog:
     def _request(self, append: _Append, lease: Lease, at_once: bool) -> list[Any]:
         keys = self._keys
         request: list[Any] = [
-            "FCALL", "tocsin_append", 6,
-            keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry,
+            "FCALL", "tocsin_append", 7,
+            keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry, keys.parked,
             lease.fence, self.seq, self.hash, lease.token, "1" if at_once else "0", len(append.entries),
         ]  # fmt: skip
         for entry in append.entries:
@@ -279,6 +317,10 @@ class LaneLog:
             forget_at = int(settlement.forget_at.timestamp() * 1000)
             marked = answer.id if settlement.marked else ""
             request += (settlement.entry, marked, canonical(answer), forget_at)
+        parked = [settlement.parked for settlement, _ in append.answers if settlement.parked]
+        request.append(len(parked))
+        for one in parked:
+            request += (one.raw, one.signature, one.id, one.why, one.deliveries)
         return request
 
     def _skip(self, append: _Append, index: int) -> None:
@@ -295,7 +337,8 @@ class LaneLog:
         """Reply to whom it may be told now; prove the rest durable, raise the watermark, reply to them."""
         waiting = [pair for pair in append.answers if pair[0].durability != "memory"]
         at_once = [c for s, a in append.answers if s.durability == "memory" for c in self._reply(s, a)]
-        later = [c for pair in waiting for c in self._reply(*pair)]
+        later = [c for s, a in waiting if s.durability != "archive" for c in self._reply(s, a)]
+        held = [c for s, a in waiting if s.durability == "archive" for c in self._reply(s, a)]
         level = highest([self._durability, *(settlement.durability for settlement, _ in waiting)])
         wait = self._prover.command(level)
         if wait and here:
@@ -308,6 +351,8 @@ class LaneLog:
         step("proven")
         raising = [] if raised else [self._raising(append.seq, append.hash, append.token)]
         self._raise_watermark(raising + later)
+        if held:
+            self._held_replies.add(append.seq, append.hash, held)
         step("replied")
 
     def _prove(self, level: Durability) -> None:

@@ -67,6 +67,7 @@ class Submitter:
         self._link = link
         self._station = StationKeys(settings.station.id)
         self._default: Durability = settings.durability
+        self._has_archive = bool(settings.postgres.url)
         self._prover = prover or Prover(settings.redis)
         self._replies = uuid4().hex
         self._last_reply = b"0"
@@ -114,7 +115,7 @@ class Submitter:
 
     def _send(self, commands: Sequence[Signed], timeout: float) -> list[Any]:
         """Submit until that is durable for all; the server's replies."""
-        level = highest([one.command.durability or self._default for one in commands])
+        level = highest([self._level(one.command) for one in commands])
         requests = [self._request(one) for one in commands]
         first = commands[0].command.id
         deadline = time.monotonic() + timeout
@@ -157,13 +158,19 @@ class Submitter:
 
     def _refusal(self, signed: Signed) -> Refused | None:
         """Why a command is not even sent."""
-        level = signed.command.durability or self._default
+        level = self._level(signed.command)
         if len(signed.raw) > MAX_COMMAND_BYTES:
             detail = f"the command has {len(signed.raw)} bytes of at most {MAX_COMMAND_BYTES}"
             return Refused("too_large", detail)
-        if level == "archive":
-            return Refused("durability", "durability 'archive' is not offered by this station", "durability")
+        if level_asked(signed.command, self._default) == "archive" and not self._has_archive:
+            detail = "durability 'archive' is not to be had here: the station has no Postgres (postgres.url)"
+            return Refused("durability", detail, "durability")
         return self._no_disk() if level == "disk" else None
+
+    def _level(self, command: Command) -> Durability:
+        """What its acceptance waits for; where it is `archive`, that is for the result to wait for."""
+        level = level_asked(command, self._default)
+        return highest([level, self._default]) if level == "archive" else level
 
     def _no_disk(self) -> Refused | None:
         """Asked before anything is submitted: a WAITAOF that is refused afterwards would be too late."""
@@ -197,8 +204,18 @@ class Submitter:
             )
         if status == b"known":
             text = reply[1].split(b" ", 3)[3]
-            return decode_answer(text) if text else None
+            answer = decode_answer(text) if text else None
+            if answer and level_asked(command, self._default) == "archive" and not self._is_archived(answer):
+                return None
+            return answer
         return None
+
+    def _is_archived(self, answer: Answer) -> bool:
+        try:
+            archived = self._link.call("HGET", self._station.lane(answer.lane).head, "archived")
+        except Unreachable as error:
+            raise InDoubt(answer.id, error.detail) from error
+        return int(archived or 0) >= answer.seq
 
     def _await_reply(self, id: str, seconds: float) -> Answer | None:
         deadline = time.monotonic() + seconds
@@ -207,6 +224,11 @@ class Submitter:
                 if answer.id == id:
                     return answer
         return None
+
+
+def level_asked(command: Command, default: Durability) -> Durability:
+    """The durability that a command asks for: its own, or the station's."""
+    return command.durability or default
 
 
 def _unusable(error: ResponseError) -> str:

@@ -1,11 +1,12 @@
 -- Append events to a lane's log and settle the commands they answer, all or nothing.
--- KEYS: lease, head, events, commands, ids, ids:expiry
+-- KEYS: lease, head, events, commands, ids, ids:expiry, parked
 -- ARGV: fence, expected seq, expected hash, token, raise ('1' moves the watermark along),
 --       number of events, then per event: bytes, hash;
---       number of settlements, then per settlement: entry, id ('' leaves the mark alone), answer, forget at (ms)
--- Returns {'ok'} | {'fenced'} | {'head', seq, hash} | {'settled', index of the settlement that is not open}
+--       number of settlements, then per settlement: entry, id ('' leaves the mark alone), answer, forget at (ms);
+--       optionally the number of parked commands, then per parked command: bytes, signature, id, why, deliveries
+-- Returns {'ok'[, how far the lane is archived]} | {'fenced'} | {'head', seq, hash} | {'settled', index of the settlement that is not open}
 redis.register_function('tocsin_append', function(keys, args)
-  local lease, head, events, commands, ids, expiry = unpack(keys)
+  local lease, head, events, commands, ids, expiry, parked = unpack(keys)
   local fence, seq, hash, token, raise = unpack(args, 1, 5)
 
   -- Every check precedes the first write: a function does not roll back.
@@ -35,6 +36,9 @@ redis.register_function('tocsin_append', function(keys, args)
     end
   end
 
+  local first_parked = first_settlement + 4 * settlement_count + 1
+  local parked_count = tonumber(args[first_parked - 1] or '0')
+
   local number = tonumber(seq)
   for index = 1, event_count do
     local bytes
@@ -59,5 +63,10 @@ redis.register_function('tocsin_append', function(keys, args)
       redis.call('ZADD', expiry, forget_at, id)
     end
   end
-  return {'ok'}
+  for index = 1, parked_count do
+    local at = first_parked + 5 * (index - 1)
+    local bytes, signature, id, why, deliveries = unpack(args, at, at + 4)
+    redis.call('XADD', parked, '*', 'c', bytes, 's', signature, 'i', id, 'r', why, 'd', deliveries)
+  end
+  return {'ok', redis.call('HGET', head, 'archived') or nil}
 end)
