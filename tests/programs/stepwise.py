@@ -1,0 +1,102 @@
+"""A process that owns lane p0, or folds it, and kills itself at a step; its settings come as a line of JSON.
+
+`python -m tests.programs.stepwise worker|projections`. The variable TOCSIN_TEST_DIE_AT names the step
+and at which passing of it the process gets its SIGKILL ("appended:2").
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from streams import lease, steps, worker
+from streams.admission import Task
+from streams.connection import connect
+from streams.durability import Prover
+from streams.handler import Result
+from streams.log import Draft, Post
+from streams.messages import Logged
+from streams.names import StationKeys
+from streams.settings import Settings
+from streams.signing import load_keyring
+
+LANE = "p0"
+LENGTH = float(os.environ.get("TOCSIN_TEST_LEASE", "1"))
+"""Seconds of the lease: short, so that the next process need not wait long."""
+
+
+class Counting:
+    """A handler whose every command logs one fact, with its sequence, beside its result."""
+
+    def restore(self, events: Iterator[Logged]) -> None:
+        for _ in events:
+            pass
+
+    def begin(self, post: Post) -> None:
+        print("begin", flush=True)
+
+    def attempt(self, task: Task) -> Result | None:
+        return self.execute(task) if task.command.source == "quick" else None
+
+    def execute(self, task: Task) -> Result:
+        fact = Draft(
+            type="source.updated",
+            source=task.command.source,
+            command=task.command.id,
+            data={"name": str(task.sequence)},
+        )
+        return Result(outcome="completed", state="running", drafts=(fact,))
+
+    def end(self) -> None:
+        print("end", flush=True)
+
+
+def dying(at: str) -> Callable[[str], None]:
+    """A watch that kills this process when the step is passed for the n-th time ("name:n")."""
+    name, _, n = at.rpartition(":")
+    passed = itertools.count(1)
+
+    def watch(step: str) -> None:
+        if step == name and next(passed) == int(n):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return watch
+
+
+def own(settings: Settings) -> None:
+    """Own the lane for ever."""
+    lease.LENGTH, worker.RENEW, worker.IDLE = LENGTH, LENGTH / 4, LENGTH / 10
+    worker.LaneWorker(
+        settings,
+        LANE,
+        os.environ.get("TOCSIN_TEST_NODE", "first"),
+        Counting(),
+        keyring=lambda: load_keyring(Path(settings.keys.directory)),
+        prover=Prover(settings.redis),
+    ).run(threading.Event())
+
+
+def fold(settings: Settings) -> None:
+    """Fold the lane for ever."""
+    from projections import runner
+    from projections.database import open_engine
+
+    runner.BATCH = 5
+    engine = open_engine(settings.postgres, name="test", connections=2)
+    keys = StationKeys(settings.station.id).lane(LANE)
+    runner.Runner(engine, connect(settings.redis, "fold"), LANE, keys, threading.Event()).run()
+
+
+if __name__ == "__main__":
+    if at := os.environ.get("TOCSIN_TEST_DIE_AT"):
+        steps.watch = dying(at)
+    {"worker": own, "projections": fold}[sys.argv[1]](
+        msgspec.json.decode(sys.stdin.readline(), type=Settings)
+    )
