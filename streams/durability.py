@@ -33,6 +33,8 @@ DISK_WAIT_MS = 1500
 """The same for one WAITAOF: servers write to disk once a second (`appendfsync everysec`)."""
 MAX_LAG = 3
 """Seconds without an acknowledgement (they come every second) after which a replica is not attached."""
+WATCH = 600.0
+"""Seconds that the attached set is watched after somebody last missed a replica."""
 POLL = 0.25
 """Seconds between two looks at the attached set while replicas are missing."""
 
@@ -63,6 +65,7 @@ class Prover:
         self._redis = redis
         self._lock = threading.Lock()
         self._watching = False
+        self._watch_until = 0.0
         self._attached: Attached | None = None
         self._since = 0.0
         self._agreed: Attached | None = None
@@ -118,6 +121,7 @@ class Prover:
 
     def _watch(self) -> None:
         with self._lock:
+            self._watch_until = time.monotonic() + WATCH
             if self._watching:
                 return
             self._watching = True
@@ -127,9 +131,13 @@ class Prover:
         link = connect(self._redis, "replica-watch")
         try:
             complete = 0
-            while complete < 8:
+            while complete < 8 and time.monotonic() < self._watch_until:
                 complete = complete + 1 if self._look(link) else 0
                 time.sleep(POLL)
+        except RuntimeError:
+            # While the process ends no thread can be started any more, and nobody needs to know.
+            if threading.main_thread().is_alive():
+                raise
         finally:
             link.close()
             with self._lock:

@@ -7,8 +7,8 @@ leads a failover can be seconds behind the others, and an isolated one is stale 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import msgspec
@@ -83,9 +83,19 @@ def majority(redis: RedisSection) -> int:
 
 def ask(redis: RedisSection) -> list[Opinion]:
     """The opinions of all Sentinels that answer within ASK_TIMEOUT, asked at the same time."""
-    with ThreadPoolExecutor(max_workers=len(redis.sentinels) or 1) as pool:
-        answers = pool.map(lambda text: _opinion(text, redis), redis.sentinels)
-        return [answer for answer in answers if answer is not None]
+    answers: list[Opinion] = []
+
+    def one(sentinel: str) -> None:
+        if opinion := _opinion(sentinel, redis):
+            answers.append(opinion)
+
+    # No pool: its threads could not be had any more while a process ends, and would be waited for.
+    threads = [threading.Thread(target=one, args=(sentinel,), daemon=True) for sentinel in redis.sentinels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def _opinion(sentinel: str, redis: RedisSection) -> Opinion | None:

@@ -291,6 +291,19 @@ def test_the_attached_set_is_told_with_its_primary(trio: Trio, link: Link) -> No
         time.sleep(0.02)
 
 
+def test_nobody_is_watched_for_whom_nobody_asks(
+    trio: Trio, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With replicas missing for good, a process that submits nothing any more stops looking after them."""
+    monkeypatch.setattr(durability, "POLL", 0.02)
+    monkeypatch.setattr(durability, "WATCH", 0.3)
+    prover = Prover(trio.redis)
+    trio.kill(trio.replicas()[0])
+    assert not prover.accepts("replica", 1, link)
+    assert prover._watching
+    eventually(lambda: not prover._watching, "the watch ended", 5)
+
+
 def test_the_watch_over_missing_replicas_ends_by_itself(
     trio: Trio, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
