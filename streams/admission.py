@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from streams.messages import MAX_COMMAND_BYTES, MAX_VALIDITY, Command, Outcome, decode_command, digest
+from streams.names import STATION_LANE
 from streams.signing import Keyring, verifies
-from streams.vocabulary import COMMANDS
+from streams.vocabulary import COMMANDS, STATION_COMMANDS
 
 CLOCK_TOLERANCE = timedelta(seconds=1)
 """How far in the future `issued_at` may lie."""
@@ -146,7 +147,7 @@ def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time
     except UNREADABLE as error:
         return Refusal(outcome="rejected", reason="malformed", detail=str(error))
     refusal = _distrust(command, delivery, keyring) or _misplaced(command, delivery, station, lane)
-    refusal = refusal or _untimely(command, time) or _unusable(command, delivery)
+    refusal = refusal or _exhausted(command, delivery) or _untimely(command, time) or _unusable(command)
     return refusal or Task(command=command, delivery=delivery, cancelled=threading.Event())
 
 
@@ -213,20 +214,35 @@ def _untimely(command: Command, time: datetime) -> Refusal | None:
     return None
 
 
-def _unusable(command: Command, delivery: Delivery) -> Refusal | None:
-    if command.type not in COMMANDS:
+def _exhausted(command: Command, delivery: Delivery) -> Refusal | None:
+    """Asked before its validity is: what was tried three times is not `expired`, which was never tried."""
+    if delivery.deliveries <= MAX_DELIVERIES:
+        return None
+    return Refusal(
+        outcome="failed",
+        reason="parked",
+        detail=f"delivered {MAX_DELIVERIES} times without a result",
+        command=command,
+    )
+
+
+def _unusable(command: Command) -> Refusal | None:
+    known = STATION_COMMANDS if command.lane == STATION_LANE else COMMANDS
+    if command.type in known:
+        return None
+    if command.type in COMMANDS or command.type in STATION_COMMANDS:
         return Refusal(
             outcome="rejected",
-            reason="unknown_type",
-            field="type",
-            detail=f"{command.type!r} is none of {', '.join(sorted(COMMANDS))}",
+            reason="wrong_lane",
+            field="lane",
+            detail=f"{command.type!r} is not for lane {command.lane!r}",
             command=command,
         )
-    if delivery.deliveries > MAX_DELIVERIES:
-        return Refusal(
-            outcome="failed",
-            reason="parked",
-            detail=f"delivered {MAX_DELIVERIES} times without a result",
-            command=command,
-        )
-    return None
+    # A newer version may have signed it: it is kept until one is here that knows it.
+    return Refusal(
+        outcome="failed",
+        reason="parked",
+        field="type",
+        detail=f"unknown type {command.type!r}: this version knows {', '.join(sorted(known))}",
+        command=command,
+    )

@@ -8,9 +8,9 @@ import msgspec
 
 from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
 from streams.handler import Result
-from streams.log import Draft, Settlement
+from streams.log import Draft, Parked, Settlement
 from streams.messages import Answer, Durability
-from streams.vocabulary import CommandResult, plain
+from streams.vocabulary import CommandResult, ParkedAdded, plain
 
 
 def settled(
@@ -23,8 +23,8 @@ def settled(
     type: str,
     by: str | None,
     marked: bool,
-) -> tuple[Draft, Settlement]:
-    """The result event of `delivery` and its settlement.
+) -> tuple[tuple[Draft, ...], Settlement]:
+    """The events of a result of `delivery`, the one that tells it last, and its settlement.
 
     `command` is the id it is a result of (None: nobody's), `default` the lane's durability, `marked`
     whether the id's mark is this delivery's own.
@@ -63,9 +63,27 @@ def settled(
         durability=durability,
         forget_at=expires_at + FORGET,
         marked=marked,
+        parked=parked_copy(delivery, result),
     )
     event = Draft(type=f"command.{result.outcome}", source=source, command=command, data=plain(data))
-    return event, settlement
+    if settlement.parked is None:
+        return (*result.drafts, event), settlement
+    added = plain(ParkedAdded(type=type, why=settlement.parked.why, deliveries=delivery.deliveries))
+    fact = Draft(type="parked.added", source=source, command=command, data=added)
+    return (*result.drafts, fact, event), settlement
+
+
+def parked_copy(delivery: Delivery, result: Result) -> Parked | None:
+    """The copy to keep of a command that `result` parks; None where it does not."""
+    if (result.outcome, result.reason) != ("failed", "parked"):
+        return None
+    return Parked(
+        id=delivery.id,
+        raw=delivery.raw,
+        signature=delivery.signature,
+        why=result.detail or "",
+        deliveries=delivery.deliveries,
+    )
 
 
 def durability_of(delivery: Delivery, default: Durability) -> Durability:

@@ -58,6 +58,33 @@ COMMANDS: dict[str, type[Params]] = {
     "source.restart": NoParams,
 }
 
+
+class ParkedRetry(msgspec.Struct, frozen=True, kw_only=True):
+    """`parked.retry`: submit a new command in place of the parked one `id` of `lane`.
+
+    `request` is the new command's signed bytes as text, `signature` what stands beside them: whoever
+    retries signs both. It has the type, source and params of the parked one, and its id as `cause`.
+    """
+
+    lane: str
+    id: str
+    request: str
+    signature: str
+
+
+class ParkedDrop(msgspec.Struct, frozen=True, kw_only=True):
+    """`parked.drop`: give up the parked command `id` of `lane`."""
+
+    lane: str
+    id: str
+
+
+STATION_COMMANDS: dict[str, type[ParkedRetry] | type[ParkedDrop]] = {
+    "parked.retry": ParkedRetry,
+    "parked.drop": ParkedDrop,
+}
+"""Commands of the `station` lane; those of sources live in the others."""
+
 OVERTAKING = frozenset({"source.start", "source.stop", "source.restart"})
 """Commands that supersede older ones of the same set for the same source."""
 
@@ -78,6 +105,9 @@ EVENTS = frozenset(
         "source.stopped",
         "lane.acquired",
         "lane.released",
+        "parked.added",
+        "parked.retried",
+        "parked.dropped",
         "log.restored",
         "log.forked",
     }
@@ -120,6 +150,25 @@ class SourceFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     rate: int | None = None
     channels: int | None = None
+
+
+class ParkedAdded(msgspec.Struct, frozen=True, kw_only=True):
+    """`data` of `parked.added`, in the lane of the command, just before its result."""
+
+    type: str
+    why: str
+    deliveries: int
+
+
+class ParkedClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`data` of `parked.retried` and `parked.dropped`, in the `station` lane: whose copy may go.
+
+    `by` is the new command's id, where it was retried.
+    """
+
+    lane: str
+    id: str
+    by: str | None = None
 
 
 def plain(message: msgspec.Struct) -> dict[str, Any]:

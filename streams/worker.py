@@ -345,11 +345,11 @@ class LaneWorker:
         if self._open.get(delivery.entry) is not delivery:
             # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
             return
-        event, settlement = settled(
+        drafts, settlement = settled(
             delivery, result, lane=self._lane, default=self._durability,
             command=command, type=type, by=by, marked=marked,
         )  # fmt: skip
-        self._log.settle((*result.drafts, event), settlement)
+        self._log.settle(drafts, settlement)
         step("settled")
         # Only now, so that at any moment the log or `_open` knows it.
         self._open.pop(delivery.entry, None)

@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Delivery, str, str | None]] = {
     "valid until before its issue": (
         delivery(command(expires_at=NOW - timedelta(microseconds=1))), "invalid_validity", "expires_at",
     ),
-    "unknown type": (delivery(command(type="source.paint")), "unknown_type", "type"),
+    "of the station lane": (delivery(command(type="parked.drop")), "wrong_lane", "lane"),
 }  # fmt: skip
 
 
@@ -129,6 +129,28 @@ def test_the_fourth_delivery_is_parked() -> None:
     assert isinstance(judged(delivery(command(), deliveries=3)), Task)
     refused = refusal(delivery(command(), deliveries=4))
     assert (refused.outcome, refused.reason) == ("failed", "parked")
+
+
+def test_what_was_tried_three_times_is_parked_however_late() -> None:
+    """`expired` is said of what was never tried; this was."""
+    refused = refusal(delivery(command(), deliveries=4), NOW + timedelta(hours=1))
+    assert (refused.outcome, refused.reason) == ("failed", "parked")
+
+
+def test_a_type_of_a_newer_version_is_parked() -> None:
+    """It is set aside, not rejected, and the detail names it; whoever may not sign it is rejected first."""
+    refused = refusal(delivery(command(type="source.paint")))
+    assert (refused.outcome, refused.reason, refused.field) == ("failed", "parked", "type")
+    assert "unknown type 'source.paint'" in (refused.detail or "")
+    assert refusal(delivery(command(type="source.paint", key="operator"))).reason == "unauthorised"
+    assert refusal(delivery(command(type="source.paint")), NOW + timedelta(seconds=60)).outcome == "expired"
+
+
+def test_a_source_has_no_place_in_the_station_lane() -> None:
+    """Commands of sources are rejected there, those of parked commands admitted."""
+    for type, verdict in (("source.start", Refusal), ("parked.drop", Task)):
+        given = delivery(command(type=type, lane="station"))
+        assert isinstance(admit(given, keyring=KEYRING, station="north", lane="station", time=NOW), verdict)
 
 
 def test_a_command_submitted_after_its_id_may_be_forgotten_is_replayed() -> None:

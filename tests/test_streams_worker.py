@@ -57,7 +57,8 @@ def answer_of(hall: Hall, command: Signed) -> Answer:
 
 def result_of(hall: Hall, command: Signed) -> CommandResult:
     """The one result that the log holds for the command."""
-    (event,) = [logged.event for logged in hall.events() if logged.event.command == command.command.id]
+    told = [logged.event for logged in hall.events() if logged.event.command == command.command.id]
+    (event,) = [event for event in told if event.type.startswith("command.")]
     return msgspec.convert(event.data, CommandResult)
 
 

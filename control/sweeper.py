@@ -1,0 +1,77 @@
+"""Lets the copies of parked commands go, once the log says durably that they were retried or dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from control.parked import remove
+from streams.connection import Link, Unreachable
+from streams.messages import GENESIS, Event, Logged
+from streams.names import STATION_LANE, StationKeys
+from streams.tail import Position, PositionAhead, Tail
+from streams.vocabulary import ParkedClosed
+
+CLOSING = frozenset({"parked.retried", "parked.dropped"})
+BLOCK = 1.0
+"""Seconds to wait for an event before looking whether to stop."""
+AGAIN = 0.5
+"""Seconds between attempts to reach a primary."""
+
+log = structlog.get_logger(__name__)
+
+
+def closed_by(event: Event) -> ParkedClosed | None:
+    """Which parked command the event closes; None where it closes none."""
+    return msgspec.convert(event.data, ParkedClosed) if event.type in CLOSING else None
+
+
+class Sweeper:
+    """Follows the station lane's log. `run` is the body of a thread.
+
+    It begins with the parked commands `closed` already, as of the event `after`.
+    """
+
+    def __init__(
+        self, link: Link, keys: StationKeys, after: Position, closed: Iterable[tuple[str, str]]
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._after = after
+        self._closed = list(closed)
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Let copies go until `stop` is set, waiting for a primary where there is none."""
+        tail = Tail(self._link, self._keys.lane(STATION_LANE), self._after)
+        told = False
+        while not self.stop.is_set():
+            try:
+                self._remove()
+                self._note(tail.read(block=BLOCK))
+                told = False
+            except PositionAhead:
+                # A failover took events back. What stands is read again: letting go twice does no harm.
+                tail.after = Position(0, GENESIS)
+                self.stop.wait(AGAIN)
+            except (Unreachable, ResponseError) as error:
+                if not told:
+                    log.warning("parked copies are not swept", detail=str(error))
+                told = True
+                self.stop.wait(AGAIN)
+        self._link.close()
+
+    def _note(self, events: Iterable[Logged]) -> None:
+        for logged in events:
+            if closed := closed_by(logged.event):
+                self._closed.append((closed.lane, closed.id))
+
+    def _remove(self) -> None:
+        while self._closed:
+            lane, id = self._closed[-1]
+            remove(self._link, self._keys.lane(lane), lane, id)
+            self._closed.pop()
