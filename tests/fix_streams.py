@@ -20,6 +20,7 @@ from streams.audit import Verdict, verify
 from streams.connection import Link, Unreachable, connect
 from streams.durability import Prover
 from streams.handler import Result
+from streams.healing import Archive
 from streams.lease import Lease, acquire
 from streams.library import load_library
 from streams.log import Post
@@ -309,6 +310,7 @@ def working(
     prover: Prover | None = None,
     wait: bool = True,
     redis: RedisSection | None = None,
+    archive: Archive | None = None,
 ) -> Iterator[LaneWorker]:
     """Own the hall's lane meanwhile, in a thread of this process, reaching the server by `redis`."""
     worker = LaneWorker(
@@ -318,6 +320,7 @@ def working(
         handler,
         keyring=lambda: hall.keyring,
         prover=prover or Prover(hall.settings.redis),
+        archive=archive,
     )
     stop = threading.Event()
     thread = threading.Thread(target=worker.run, args=(stop,), name=f"owner-{node}")
