@@ -35,11 +35,13 @@ VERBS = {
     "source": Verb("control.cli.source:source", "Add, start, stop and look at sources."),
     "command": Verb("control.cli.command:command", "Ask what became of commands."),
     "event": Verb("control.cli.event:event", "Read what happened."),
+    "parked": Verb("control.cli.parked:parked", "Look at commands set aside; retry or drop them."),
     "audit": Verb("control.cli.audit:audit", "Verify and replay the log."),
     "run": Verb("control.composition:run", "Run one process of a station (what `up` does for you)."),
 }
 PROCESSES = {
     "ingest": Verb("control.composition:run_ingest", "Capture audio and execute commands."),
+    "control": Verb("control.composition:run_control", "Execute what belongs to no source."),
     "projections": Verb("projections.cli:run_projections", "Fold events into the read models."),
     "web": Verb("control.composition:run_web", "Serve the dashboard and the HTTP API."),
 }
@@ -108,6 +110,20 @@ def run() -> None:
 def run_ingest(folder: Path | None) -> None:
     """Capture audio and execute commands, until told to stop."""
     from ingest.service import serve
+    from projections.archive_reader import ArchiveReader
+    from streams.settings import load
+
+    settings = load(folder / "station.toml" if folder else None)
+    serve(settings, ArchiveReader(settings.postgres) if settings.postgres.url else None)
+
+
+@click.command("control")
+@click.option(
+    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
+)
+def run_control(folder: Path | None) -> None:
+    """Execute the commands of the station lane, until told to stop."""
+    from control.service import serve
     from projections.archive_reader import ArchiveReader
     from streams.settings import load
 

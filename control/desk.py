@@ -38,6 +38,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
     durability: Durability | None = None
     if_sequence: int | None = None
+    cause: str | None = None
+    """The id of the command in whose place this one stands."""
 
 
 class Desk:
@@ -106,9 +108,10 @@ class Desk:
 
         While the Sentinels choose another primary it is tried again, with the same bytes, until `timeout`.
         """
-        command = self._signed(wish, lane)
-        if wish.id is not None:
-            self._outbox.keep(command)
+        return self.send(self.sign(wish, lane), timeout=timeout)
+
+    def send(self, command: Signed, *, timeout: float = 10.0) -> Answer:
+        """Submit what was signed; as `submit`."""
         deadline = time.monotonic() + timeout
 
         def send(_: Link, submitter: Submitter) -> Answer:
@@ -128,11 +131,16 @@ class Desk:
             self._outbox.keep(command)
             raise NoAnswer(command.command.id, timeout) from None
 
-    def _signed(self, wish: Wish, lane: str) -> Signed:
+    def sign(self, wish: Wish, lane: str) -> Signed:
+        """The wish as a signed command for the lane: under an id that was given, the same bytes again.
+
+        Raises Refused (`conflict`) where the id was used for another wish, InvalidKey.
+        """
         kept = self._outbox.recall(wish.id) if wish.id is not None else None
         if kept is not None:
             was = kept.command
-            if (was.type, was.source, was.lane, was.params) != (wish.type, wish.source, lane, wish.params):
+            asked = (wish.type, wish.source, lane, wish.params, wish.cause)
+            if (was.type, was.source, was.lane, was.params, was.cause) != asked:
                 raise Refused("conflict", f"id {wish.id} was used for another command; use a new id", "id")
             return kept
         if self._key is None:
@@ -148,8 +156,12 @@ class Desk:
             id=wish.id,
             durability=wish.durability,
             if_sequence=wish.if_sequence,
+            cause=wish.cause,
         )
-        return signed(command, self._key)
+        made = signed(command, self._key)
+        if wish.id is not None:
+            self._outbox.keep(made)
+        return made
 
     def _persist(self, action: Callable[[Link, Submitter], Found], deadline: float) -> Found:
         """Do it; again while a failover is in progress (and only then: what is down is told at once)."""

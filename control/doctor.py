@@ -12,14 +12,14 @@ import msgspec
 import psycopg
 from redis.exceptions import ResponseError
 
-from control.lanes import all_lanes
+from control.lanes import all_lanes, owner_of
 from control.place import Place
 from control.readapi import Away, ReadApi
 from streams import library, sentinel
 from streams.connection import Link, Unreachable, connect
 from streams.durability import attached
 from streams.messages import now
-from streams.names import LaneKeys, StationKeys
+from streams.names import STATION_LANE, LaneKeys, StationKeys
 from streams.server_check import WrongServer, check_server
 from streams.settings import Settings
 from streams.signing import InvalidKey, load_key
@@ -62,7 +62,7 @@ def examine(place: Place) -> Iterator[Finding]:
         yield redis(link)
         if settings.redis.sentinels:
             yield sentinels(settings)
-        for check in (replicas, functions, nodes, lanes):
+        for check in (replicas, functions, nodes, control, lanes):
             yield from _where_reachable(check, link, settings)
     finally:
         link.close()
@@ -168,6 +168,15 @@ def nodes(link: Link, settings: Settings) -> Iterator[Finding]:
             yield trouble(part, f"last heard {age:.0f} s ago", "look at its ingest process and its log")
         else:
             yield ok(part, f"heard {age:.0f} s ago")
+
+
+def control(link: Link, settings: Settings) -> Iterator[Finding]:
+    """Whether a control process owns the station lane."""
+    if owner := owner_of(link, StationKeys(settings.station.id).lane(STATION_LANE)):
+        yield ok("control", f"node {owner} owns the lane {STATION_LANE!r}")
+    else:
+        told = f"nobody owns the lane {STATION_LANE!r}: nothing parked can be retried or dropped"
+        yield trouble("control", told, "start it (your own station: tocsin up); its log says why it ended")
 
 
 def lanes(link: Link, settings: Settings) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import msgspec
 from litestar import Request, Response, Router, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.params import FromPath
 
 from control import outcomes
 from control.desk import Desk, Wish
@@ -55,7 +56,7 @@ def routes(settings: Settings, directory: Path) -> list[Router]:
 
     def told(verb: Literal["start", "stop", "restart"]) -> Any:
         @post(f"/{{id:str}}/{verb}", name=f"source.{verb}", sync_to_thread=True)
-        def handler(id: str, body: bytes) -> Response[bytes]:
+        def handler(id: FromPath[str], body: bytes) -> Response[bytes]:
             return writer.write(f"source.{verb}", id, body)
 
         return handler

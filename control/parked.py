@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,9 +52,9 @@ def find(link: Link, keys: LaneKeys, lane: str, id: str) -> Copy | None:
     return next((copy for copy in copies(link, keys, lane) if copy.id == id), None)
 
 
-def remove(link: Link, keys: LaneKeys, lane: str, id: str) -> None:
-    """Let the copy of command `id` go, if it is there; raises Unreachable."""
-    for entry in [copy.entry for copy in copies(link, keys, lane) if copy.id == id]:
+def remove(link: Link, keys: LaneKeys, lane: str, ids: Collection[str]) -> None:
+    """Let the copies of these commands go, as far as they are there; raises Unreachable."""
+    for entry in [copy.entry for copy in copies(link, keys, lane) if copy.id in ids]:
         link.call("XDEL", keys.parked, entry)
 
 

@@ -121,7 +121,7 @@ class StationLane:
         if closing.command == command.id:
             # Delivered again: the result was made and lost.
             return self._close(command, asked, closing.by)
-        if closing.by and isinstance(asked, ParkedRetry) and f'"id":"{closing.by}"' in asked.request:
+        if closing.by and isinstance(asked, ParkedRetry) and closing.by == _id_of(asked.request):
             return Result(outcome="completed", state="retried")
         how = f"retried as {closing.by}" if closing.by else "dropped"
         return rejected("unknown_parked", "params.id", f"{asked.id!r} was {how} already")
@@ -147,6 +147,13 @@ def _asked(command: Command) -> ParkedRetry | ParkedDrop | Result:
         return msgspec.convert(command.params, STATION_COMMANDS[command.type])
     except msgspec.ValidationError as error:
         return rejected("invalid_params", "params", str(error))
+
+
+def _id_of(request: str) -> str:
+    try:
+        return decode_command(request.encode()).id
+    except UNREADABLE:
+        return ""
 
 
 def renewed(asked: ParkedRetry, copy: Copy, command: Command) -> Signed | Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -42,7 +43,9 @@ class Sweeper:
         self._link = link
         self._keys = keys
         self._after = after
-        self._closed = list(closed)
+        self._closed: defaultdict[str, set[str]] = defaultdict(set)
+        for lane, id in closed:
+            self._closed[lane].add(id)
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -68,10 +71,10 @@ class Sweeper:
     def _note(self, events: Iterable[Logged]) -> None:
         for logged in events:
             if closed := closed_by(logged.event):
-                self._closed.append((closed.lane, closed.id))
+                self._closed[closed.lane].add(closed.id)
 
     def _remove(self) -> None:
         while self._closed:
-            lane, id = self._closed[-1]
-            remove(self._link, self._keys.lane(lane), lane, id)
-            self._closed.pop()
+            lane, ids = next(iter(self._closed.items()))
+            remove(self._link, self._keys.lane(lane), lane, ids)
+            del self._closed[lane]

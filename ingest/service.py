@@ -11,18 +11,16 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
-from redis.exceptions import ResponseError
 
 from ingest.claims import Claims
 from ingest.heartbeat import Heartbeat
 from ingest.lane import SourcesLane
 from ingest.telemetry import TelemetryWriter
-from streams.connection import Unreachable, connect
+from streams.connection import connect
 from streams.durability import Prover
 from streams.healing import Archive
-from streams.library import load_library
 from streams.names import StationKeys, floating_lanes, node_lane
-from streams.server_check import check_server
+from streams.readiness import make_ready
 from streams.settings import Settings
 from streams.signing import Keyring, load_keyring
 from streams.worker import LaneWorker
@@ -31,8 +29,6 @@ STOP_WITHIN = 3.0
 """Seconds that the lanes have to be released, all together."""
 QUIET_WITHIN = 0.5
 """Seconds that whatever else runs has to end; what hangs then ends with the process."""
-RETRY = 0.5
-"""Seconds between attempts to reach a primary at start."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +53,7 @@ class Node:
 
     def run(self) -> None:
         """Own lanes until told to stop, then release them and stop telemetry and heartbeat."""
-        self._load_library()
+        make_ready(self._settings.redis, f"{self._name}-library", self.stopping)
         names = [node_lane(self._name), *floating_lanes(self._settings.station.lanes)]
         self._start("telemetry", self._telemetry.run, self._quiet)
         self._start("claims", self._claims.run, self._quiet)
@@ -106,24 +102,6 @@ class Node:
         for handler in self._handlers.values():
             total.update(handler.counts())
         return dict(total)
-
-    def _load_library(self) -> None:
-        """Load the server-side functions, waiting for a primary as long as it takes.
-
-        Raises WrongServer where the server would break a promise.
-        """
-        link, told = connect(self._settings.redis, f"{self._name}-library"), False
-        while not self.stopping.is_set():
-            try:
-                check_server(link)
-                load_library(link)
-                break
-            except (Unreachable, ResponseError) as error:
-                if not told:
-                    log.warning("waiting for Redis", detail=str(error))
-                told = True
-                self.stopping.wait(RETRY)
-        link.close()
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

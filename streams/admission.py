@@ -243,6 +243,6 @@ def _unusable(command: Command) -> Refusal | None:
         outcome="failed",
         reason="parked",
         field="type",
-        detail=f"unknown type {command.type!r}: this version knows {', '.join(sorted(known))}",
+        detail=f"unknown type {command.type!r}: a newer version may know it",
         command=command,
     )

@@ -17,7 +17,8 @@ REASONS = {
     "exists": "tocsin source show ID shows it; tocsin source update ID changes it",
     "unauthorised": "the key that signs here (settings: keys.sign_with) may not do this",
     "not_yet_valid": "this machine's clock is ahead of the servers'; set it by NTP",
-    "parked": "its handler crashed three times; the ingest node's log says why",
+    "parked": "tocsin parked list shows it; once the cause is mended: tocsin parked retry ID",
+    "unknown_parked": "tocsin parked list shows those there are",
 }
 """What to do about a reason."""
 
@@ -30,7 +31,7 @@ def tell(type: str, source: str, answer: Answer) -> None:
         if options.wants_json():
             show.as_json({"command": command})
         else:
-            click.echo(f"{source}: {_done(type, answer)} (command {answer.id})")
+            click.echo(f"{source or type}: {_done(type, answer)} (command {answer.id})")
         return
     raise NotCompleted(command)
 

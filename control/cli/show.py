@@ -36,12 +36,14 @@ def as_json(thing: Any) -> None:
     click.echo(json.dumps(thing, ensure_ascii=False, default=str))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "none") -> None:
-    """Print a table; on a terminal in colours, elsewhere without."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "none", whole: str = ""
+) -> None:
+    """Print a table; on a terminal in colours, elsewhere without. The column `whole` is never folded."""
     console = Console(highlight=False)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold", no_wrap=column == whole)
     for row in rows:
         grid.add_row(*(_cell(value) for value in row))
     if grid.row_count:

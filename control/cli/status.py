@@ -8,6 +8,9 @@ import click
 
 from control.cli import options, session, show
 from control.cli.source import rows
+from control.lanes import owner_of
+from streams.connection import Unreachable, connect
+from streams.names import STATION_LANE, StationKeys
 
 
 @click.command()
@@ -19,7 +22,7 @@ def status() -> None:
         envelope = api.get("/api/audio/sources")
     sources: list[dict[str, Any]] = envelope["data"]
     if options.wants_json():
-        told = {"url": api.url, "health": health, "sources": sources}
+        told = {"url": api.url, "health": health, "control": _owner(), "sources": sources}
         show.as_json({"status": {**told, "stale": envelope["stale"], "age_seconds": envelope["age_seconds"]}})
         return
     running = sum(one["state"] == "running" for one in sources)
@@ -28,6 +31,7 @@ def status() -> None:
             ("service", health.get("status")),
             ("", health.get("message")),
             ("sources", f"{len(sources)}, {running} running"),
+            ("control", _control()),
             ("dashboard", api.url),
         ]
     )
@@ -35,3 +39,25 @@ def status() -> None:
         click.echo()
         rows(envelope)
     show.staleness(envelope)
+
+
+def _control() -> str | None:
+    """What the control process does, as far as that can be seen from here."""
+    if session.place().directory is None:
+        return None
+    owner = _owner()
+    return f"node {owner} owns the station lane" if owner else "not seen: tocsin doctor says more"
+
+
+def _owner() -> str | None:
+    """The node whose control process owns the station lane; None where none is seen from here."""
+    if session.place().directory is None:
+        return None
+    settings = session.place().settings()
+    link = connect(settings.redis, "status")
+    try:
+        return owner_of(link, StationKeys(settings.station.id).lane(STATION_LANE))
+    except Unreachable:
+        return None
+    finally:
+        link.close()

@@ -60,6 +60,7 @@ def explain(error: Exception) -> Trouble:
     from control.readapi import Away, NotFound
     from streams.connection import Unreachable
     from streams.names import InvalidName
+    from streams.server_check import WrongServer
     from streams.settings import InvalidSettings
     from streams.signing import InvalidKey
     from streams.submit import InDoubt, NoAnswer, Refused
@@ -132,6 +133,12 @@ def explain(error: Exception) -> Trouble:
             )
         case InvalidKey():
             return Trouble("no command can be signed here", why=str(error), code=outcomes.WRONG_USAGE)
+        case WrongServer():
+            return Trouble(
+                "the Redis server would break promises, and is not used",
+                why=str(error),
+                next="change that and start again; tocsin doctor checks it",
+            )
         case RedisError():
             return Trouble("Redis refused", why=str(error), next="tocsin doctor", code=outcomes.UNREACHABLE)
         case _:

@@ -11,7 +11,7 @@ from control.station.folder import Folder
 from control.station.process import Launch
 from streams.settings import Settings
 
-ROOMS = ("ingest", "projections", "web")
+ROOMS = ("ingest", "control", "projections", "web")
 GRACE = 10.0
 """Seconds that a python child may take to end in order."""
 

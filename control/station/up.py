@@ -260,7 +260,7 @@ def _configure(folder: Folder) -> tuple[Settings, dict[str, int]]:
     if settings.redis.url:
         raise UpFailed(
             f"{folder.settings} names a Redis of its own (redis.url), and `up` starts servers itself: "
-            "remove that line, or start the processes alone with `tocsin run ingest|projections|web`"
+            "remove that line, or start the processes alone with `tocsin run ingest|control|projections|web`"
         )
     try:
         ports = place.choose_ports(folder, settings.web.port)
