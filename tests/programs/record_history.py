@@ -1,0 +1,149 @@
+"""Record a lane's log from a real run: `python -m tests.programs.record_history NAME` writes two files.
+
+`tests/histories/schema-N/NAME.jsonl` has an event's bytes (as text) and hash per line, as they stood in
+Redis; `NAME.expected.json` has what the folds of today make of them. A history that is committed stays as it
+is: new versions of the code must read it. Record another, under another name, where there is more to tell.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import soundfile
+
+from ingest.claims import Claims
+from ingest.lane import SourcesLane
+from streams.durability import Prover
+from streams.log import Draft
+from streams.messages import SCHEMA, Level, now
+from streams.replay import stored
+from streams.submit import Signed
+from streams.worker import LaneWorker
+from tests.fix_servers import eventually, running_valkey
+from tests.fix_streams import Hall
+from tests.test_histories import FOLDER, LANE, folds, read
+
+RATE = 8000
+MINUTE = timedelta(minutes=1)
+
+
+class Nowhere:
+    """Telemetry that is not kept."""
+
+    def put(self, level: Level) -> None:
+        pass
+
+
+class Run:
+    """A lane of sources at work."""
+
+    def __init__(self, hall: Hall, claims: Claims) -> None:
+        self.hall = hall
+        self.handler = SourcesLane(LANE, Nowhere(), claims)
+        self.worker = LaneWorker(
+            hall.settings, LANE, "here", self.handler, keyring=lambda: hall.keyring,
+            prover=Prover(hall.settings.redis),
+        )  # fmt: skip
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.worker.run, args=(self._stop,))
+        self._thread.start()
+        assert self.worker.owned.wait(20)
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+def record(folder: Path) -> list[tuple[bytes, bytes]]:
+    """Play a life of several sources and return the log."""
+    for name, seconds in (("long.wav", 2.0), ("short.wav", 0.3)):
+        sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
+        soundfile.write(folder / name, sine, RATE, subtype="PCM_16")
+    with running_valkey(folder / "valkey") as redis:
+        hall = Hall(redis, folder)
+        hall.keys = hall.station.lane(LANE)
+        claims, stop = Claims(hall.new_link("claims"), hall.station), threading.Event()
+        freeing = threading.Thread(target=claims.run, args=(stop,))
+        freeing.start()
+        submitter = hall.submitter()
+
+        def do(type: str, source: str, **params: Any) -> str:
+            return submitter.submit(hall.command(f"source.{type}", source, lane=LANE, params=params)).outcome
+
+        def file(name: str, **more: Any) -> dict[str, Any]:
+            return {"kind": "file", "path": str(folder / name), **more}
+
+        run = Run(hall, claims)
+        do(
+            "add",
+            "noaa",
+            settings=file("long.wav", loop=True),
+            name="NOAA Weather Radio \N{EN DASH} K\u00f6ln",
+        )
+        do("add", "noaa", settings=file("short.wav"), name="another")
+        do("add", "once", settings=file("short.wav"), name="")
+        do("add", "lost", settings=file("none.wav"), name="A file that is not there")
+        do("add", "gone", settings=file("long.wav"), name="")
+        do("add", "Not An Id", settings=file("long.wav"), name="")
+        do("start", "noaa")
+        do("start", "once")
+        do("start", "lost")
+        do("start", "nobody")
+        do("update", "gone", name="soon gone")
+        do("update", "noaa", settings=file("long.wav", loop=True, pace="realtime"), name="NOAA")
+        do("remove", "gone")
+        late = hall.command(
+            "source.stop", "noaa", lane=LANE, issued_at=now() - MINUTE * 5, expires_at=now() - MINUTE
+        )
+        submitter.submit(late)
+        verbs = ("restart", "stop", "start", "restart")
+        piled: list[Signed] = [hall.command(f"source.{verb}", "lost", lane=LANE) for verb in verbs]
+        for command in piled:
+            submitter.accept(command, timeout=5)
+        for command in piled:
+            submitter.submit(command)
+        forged = hall.command("source.stop", "noaa", lane=LANE)
+        submitter.submit(msgspec.structs.replace(forged, signature="forged"))
+        run.worker._post(Draft(type="source.stalled", source="noaa", data={"reason": "no audio for 6 s"}))
+
+        def logged() -> set[str]:
+            return {one.event.type for one in hall.events()}
+
+        eventually(lambda: {"source.stalled", "source.failed", "source.stopped"} <= logged(), "facts")
+        run.end()
+        run = Run(hall, claims)
+        do("stop", "lost")
+        do("restart", "noaa")
+        run.end()
+        stop.set()
+        freeing.join(10)
+        entries = list(stored(hall.link, hall.keys))
+        hall.close()
+    return entries
+
+
+def main(name: str) -> None:
+    """Record one history."""
+    place = FOLDER / f"schema-{SCHEMA}"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{name}.jsonl"
+    if path.exists():
+        raise SystemExit(f"{path} is recorded already, and stays as it is")
+    with tempfile.TemporaryDirectory(prefix="history-") as folder:
+        entries = record(Path(folder))
+    lines = [msgspec.json.encode({"event": raw.decode(), "hash": stated.decode()}) for raw, stated in entries]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    expected = msgspec.json.format(msgspec.json.encode(folds(read(path)), order="sorted"), indent=1)
+    path.with_suffix(".expected.json").write_bytes(expected + b"\n")
+    print(f"{path}: {len(entries)} events")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
