@@ -147,9 +147,14 @@ class LaneLog:
             # The lease may be another primary's: what this link holds on to may be one that was cut off.
             self._link.close()
             made = self._made
+            kept = list(self._kept)
             left_at = made.before if made else (self.seq, self.hash)
+            if made and (self.seq, self.hash) == (made.seq, made.hash):
+                # It stood, and whoever asked for `memory` may have been told.
+                kept += made.entries
+                left_at = (made.seq, made.hash)
             self._lease = lease
-            healed = self._heal(lease, left_at[0])
+            healed = self._heal(lease, kept, left_at[0])
             self.seq, self.hash = head = healed.seq, healed.hash
             if made and head == (made.seq, made.hash):
                 self._finish(made, here=False)
@@ -161,12 +166,10 @@ class LaneLog:
                 self._held_replies.clear()
             return head == left_at
 
-    def _heal(self, lease: Lease, left_at: int) -> Position:
+    def _heal(self, lease: Lease, kept: list[Entry], left_at: int) -> Position:
         """Put back what this log lost in a failover, and say so in it."""
         head = Position(lease.head_seq, lease.head_hash)
-        found = heal(
-            self._link, self._keys, self._lane, lease, head, list(self._kept), self._archive, left_at
-        )
+        found = heal(self._link, self._keys, self._lane, lease, head, kept, self._archive, left_at)
         if found.restored_from:
             log.error("log restored", lane=self._lane, head=head.seq, to=found.head.seq, by=found.by)
             data = {"head": head, "restored": found.head, "by": found.by}

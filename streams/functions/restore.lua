@@ -29,6 +29,12 @@ redis.register_function('tocsin_restore', function(keys, args)
     local entry, id, digest, number, source, answer, forget_at = unpack(args, first + 7 * (index - 1), first + 7 * index - 1)
     redis.call('XACK', commands, 'ingest', entry)
     redis.call('XDEL', commands, entry)
+    -- Submitted again while its mark was lost: that entry would be taken for a replay; the answer stands.
+    local digest_again, _, again, answer_again = parse_mark(redis.call('HGET', ids, id) or '')
+    if again and again ~= entry and digest_again == digest and answer_again == '' then
+      redis.call('XACK', commands, 'ingest', again)
+      redis.call('XDEL', commands, again)
+    end
     redis.call('HSET', ids, id, mark_of(digest, number, entry, answer))
     redis.call('ZADD', expiry, forget_at, id)
     local known = tonumber(redis.call('HGET', sequence, source) or '0')

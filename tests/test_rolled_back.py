@@ -1,0 +1,284 @@
+"""A log that a failover rolled back: whoever knows more puts it back, and nobody skips over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.station import replication, valkey
+from control.station.ask import ask
+from control.station.ports import LOOPBACK
+from control.station.process import Launch, Process, end
+from projections.runner import Runner
+from streams.admission import Task
+from streams.handler import Result
+from streams.healing import Entry, mark, missing
+from streams.log import Draft
+from streams.messages import GENESIS, OUTCOMES, Durability, Event, Logged, decode_answer, digest, now
+from streams.settings import PostgresSection, RedisSection
+from streams.submit import InDoubt, NoAnswer, Signed
+from streams.tail import Position
+from tests.fix_projections import Chain, Yard, folded
+from tests.fix_servers import PASSWORD, eventually, on_free_port
+from tests.fix_streams import LANE, Hall, Scripted, Wire, working
+from tests.test_streams_worker import insist
+
+
+def chain_of(count: int) -> list[Entry]:
+    """Events that follow one another from the first on, with their hashes."""
+    chain = Chain()
+    return [(logged.raw, logged.hash) for logged in (chain.event("source.added", "s") for _ in range(count))]
+
+
+CHAIN = chain_of(30)
+OTHER = [(raw, digest(stated.encode())) for raw, stated in CHAIN]
+
+
+def head_at(entries: list[Entry], seq: int) -> Position:
+    return Position(seq, entries[seq - 1][1] if seq else GENESIS)
+
+
+@given(first=st.integers(1, 30), last=st.integers(0, 30), head=st.integers(0, 30))
+def test_what_is_missing_joins_on_to_the_head(first: int, last: int, head: int) -> None:
+    """Of the kept events just those behind the head are missing; across a gap none can be told."""
+    kept = CHAIN[first - 1 : last]
+    found = missing(kept, head_at(CHAIN, head))
+    if kept and first - 1 <= head <= last:
+        assert found == CHAIN[head:last]
+    else:
+        assert found is None
+
+
+@given(head=st.integers(1, 30), last=st.integers(0, 30))
+def test_nothing_is_missing_from_another_history(head: int, last: int) -> None:
+    """A head with the same seq and another hash is no prefix of what is kept: nothing is put behind it."""
+    assert missing(CHAIN[:last], head_at(OTHER, head)) is None
+
+
+@given(
+    outcome=st.sampled_from(OUTCOMES),
+    sequence=st.integers(1, 2**53),
+    seq=st.integers(1, 2**53),
+    texts=st.dictionaries(
+        st.sampled_from(["state", "reason", "field", "by", "detail"]), st.text(max_size=20)
+    ),
+    request_text=st.text(max_size=40),
+)
+def test_a_mark_is_made_again_from_the_result(
+    outcome: str, sequence: int, seq: int, texts: dict[str, str], request_text: str
+) -> None:
+    """The answer, digest and entry that stood in Redis follow from the result event alone."""
+    data = {"type": "source.start", "sequence": sequence, "request": request_text, "signature": "", **texts}
+    event = Event(
+        seq=seq, prev=GENESIS, token=1, at=now(), logged_at=now(), node="n", type=f"command.{outcome}",
+        data={**data, "entry": "5-1"}, schema=1, source="s", command="id",
+    )  # fmt: skip
+    made = mark(event, LANE)
+    assert made is not None
+    assert (made.entry, made.id, made.sequence, made.source) == ("5-1", "id", sequence, "s")
+    assert made.digest == digest(request_text.encode())
+    assert msgspec.to_builtins(decode_answer(made.answer)) == {
+        "id": "id", "lane": LANE, "outcome": outcome, "sequence": sequence, "seq": seq, **texts
+    }  # fmt: skip
+    assert made.forget_at > event.logged_at
+    assert mark(msgspec.structs.replace(event, command=None), LANE) is None
+    assert mark(msgspec.structs.replace(event, type="source.added"), LANE) is None
+
+
+class Turning(Wire):
+    """A wire that can be laid to another server."""
+
+    def turn_to(self, port: int) -> None:
+        """Break all connections; new ones go to `port`."""
+        self.cut()
+        self._server = (LOOPBACK, port)
+        self.mend()
+
+
+class Pair:
+    """A primary and its replica, and a wire by which everybody reaches the one that leads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[str, tuple[Process, Launch]] = {}
+        self._ports: dict[str, int] = {}
+        on_free_port(lambda port: self._start("first", port))
+        on_free_port(lambda port: self._start("second", port, self._ports["first"]))
+        self._in_sync("first")
+        self.wire = Turning(
+            RedisSection(url=f"redis://{LOOPBACK}:{self._ports['first']}/0", password=PASSWORD, replicas=1)
+        )
+
+    def _start(self, name: str, port: int, replica_of: int | None = None) -> None:
+        server = valkey.Server(name, self._folder / name, self._folder / f"{name}.log", port)
+        launch = valkey.launch(server, PASSWORD, replica_of=replica_of)
+        self._running[name] = valkey.start(launch, port, PASSWORD), launch
+        self._ports[name] = port
+
+    def _in_sync(self, leader: str) -> None:
+        eventually(
+            lambda: replication.attached(self._ports[leader], PASSWORD) == 1,
+            "a replica in sync with its primary",
+        )
+
+    def part(self, hall: Hall) -> None:
+        """From here on the replica gets no more writes; it will lead with what the lane's log holds now."""
+        head = hall.link.call("HGET", hall.keys.head, "hash").decode()
+        eventually(
+            lambda: self._ask("second", "HGET", hall.keys.head, "hash") == head, "a replica up to date"
+        )
+        self._ask("second", "REPLICAOF", "NO", "ONE")
+
+    def fail_over(self, hall: Hall) -> None:
+        """The primary dies with what only it had and comes back as the replica of the other one."""
+        self.wire.cut()
+        process, launch = self._running.pop("first")
+        end(process, launch, hurry=True)
+        self._start("first", self._ports["first"], self._ports["second"])
+        self._in_sync("second")
+        self.wire.turn_to(self._ports["second"])
+        hall.link.close()
+
+    def _ask(self, name: str, *command: str) -> object:
+        return ask(self._ports[name], PASSWORD, *command, timeout=2)
+
+    def close(self) -> None:
+        """Kill both."""
+        self.wire.close()
+        for process, launch in self._running.values():
+            end(process, launch, hurry=True)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two servers of one test's own."""
+    with closing(Pair(tmp_path / "pair")) as made:
+        yield made
+
+
+@contextmanager
+def folding(hall: Hall, postgres: PostgresSection) -> Iterator[tuple[Yard, Runner]]:
+    """Fold the hall's lane into Postgres meanwhile."""
+    stopping = threading.Event()
+    with closing(Yard(msgspec.structs.replace(hall.settings, postgres=postgres))) as yard:
+        yard.prepare()
+        runner = Runner(yard.engine, hall.new_link("fold"), LANE, hall.keys, stopping)
+        thread = threading.Thread(target=runner.run, name="fold")
+        thread.start()
+        try:
+            yield yard, runner
+        finally:
+            stopping.set()
+            thread.join(20)
+
+
+def is_folded(yard: Yard, events: list[Logged]) -> bool:
+    """Whether the rows are those of a fresh replay of `events`."""
+    return yard.all_rows(LANE) == folded(events)
+
+
+def added(hall: Hall, count: int, first: int = 0, durability: Durability | None = None) -> list[Signed]:
+    """Commands for sources of their own."""
+    return [hall.command("source.add", f"source-{first + n}", durability=durability) for n in range(count)]
+
+
+def adds(task: Task) -> Result:
+    """The play of a handler that adds what it is told to add."""
+    fact = {"settings": {"kind": "file", "path": "/x"}, "name": task.command.id, "desired": "stopped"}
+    draft = Draft(type="source.added", source=task.command.source, command=task.command.id, data=fact)
+    return Result(outcome="completed", state="stopped", drafts=(draft,))
+
+
+def test_what_was_told_at_memory_is_put_back_by_the_owner(
+    pair: Pair, tmp_path: Path, postgres: PostgresSection
+) -> None:
+    """The log comes back with the same seq, hash and bytes, and says so; nobody is told anything else."""
+    handler = Scripted(adds)
+    with (
+        closing(Hall(pair.wire.redis, tmp_path, "memory")) as hall,
+        folding(hall, postgres) as (yard, runner),
+        working(hall, handler),
+    ):
+        commands = added(hall, 6)
+        answers = [insist(hall.submitter(), command) for command in commands]
+        pair.part(hall)
+        commands += added(hall, 8, first=6)
+        answers += [insist(hall.submitter(), command) for command in commands[6:]]
+        told = hall.events()
+        eventually(lambda: is_folded(yard, told), "what was told is folded")
+
+        pair.fail_over(hall)
+        assert [insist(hall.submitter(), command) for command in commands] == answers
+        commands += added(hall, 1, first=20)
+        assert insist(hall.submitter(), commands[-1]).outcome == "completed"
+        events = hall.events()
+        assert events[: len(told)] == told
+        (restored,) = [logged.event for logged in events if logged.event.type == "log.restored"]
+        assert restored.seq == len(told) + 1
+        assert restored.data["head"]["seq"] == 13
+        assert restored.data["restored"] == {"seq": len(told), "hash": told[-1].hash}
+        assert [task.command.id for task in handler.executed] == [one.command.id for one in commands]
+        assert set(map(len, hall.results().values())) == {1}
+        eventually(lambda: is_folded(yard, events), "the projection goes on by itself")
+        assert runner.trouble is None
+        assert hall.verdict().fault is None
+
+
+def test_what_was_told_at_replica_survives_and_the_rest_is_in_doubt(pair: Pair, tmp_path: Path) -> None:
+    """What the replica has is told and stays; the rest is told to nobody but who asked for `memory`."""
+    with closing(Hall(pair.wire.redis, tmp_path)) as hall, working(hall, Scripted(adds)):
+        sure = added(hall, 5)
+        answers = [hall.submitter().submit(command) for command in sure]
+        told = hall.events()
+        pair.part(hall)
+        (quick,) = added(hall, 1, first=5, durability="memory")
+        quickly = hall.submitter().submit(quick, timeout=5)
+        (doubtful,) = added(hall, 1, first=6)
+        with pytest.raises((InDoubt, NoAnswer)):
+            hall.submitter().submit(doubtful, timeout=1)
+
+        pair.fail_over(hall)
+        assert [insist(hall.submitter(), command) for command in sure] == answers
+        # Its owner knows it still, and so it is told the same again.
+        assert insist(hall.submitter(), quick) == quickly
+        assert insist(hall.submitter(), doubtful).outcome == "completed"
+        assert hall.events()[: len(told)] == told
+        assert hall.results() == {one.command.id: ["completed"] for one in [*sure, quick, doubtful]}
+        assert hall.verdict().fault is None
+
+
+def test_a_position_beyond_the_head_is_never_skipped_over(
+    pair: Pair, tmp_path: Path, postgres: PostgresSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody is left who knows what was lost, the projection says so and keeps what it has."""
+    # The replica still has the lease that the first owner gave up where it was not heard any more.
+    monkeypatch.setattr("streams.lease.LENGTH", 2.0)
+    monkeypatch.setattr("streams.worker.RENEW", 0.5)
+    with (
+        closing(Hall(pair.wire.redis, tmp_path, "memory")) as hall,
+        folding(hall, postgres) as (yard, runner),
+    ):
+        with working(hall, Scripted(adds)):
+            insist(hall.submitter(), added(hall, 1)[0])
+            pair.part(hall)
+            for command in added(hall, 3, first=1):
+                insist(hall.submitter(), command)
+        told = hall.events()
+        eventually(lambda: is_folded(yard, told), "what was told is folded")
+        pair.fail_over(hall)
+        with working(hall, Scripted(adds), node="two"):
+            eventually(lambda: "PositionAhead" in (runner.trouble or ""), "the trouble is said")
+            for command in added(hall, 6, first=10):
+                assert insist(hall.submitter(), command).outcome == "completed"
+            assert len(hall.events()) > len(told)
+            looked = runner.trouble
+            eventually(lambda: runner.trouble != looked, "the other history is seen too")
+            assert "PositionAhead" in (runner.trouble or "")
+            assert is_folded(yard, told)
