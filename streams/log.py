@@ -23,6 +23,7 @@ from streams.held_replies import HeldReplies
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
+from streams.parking import Parked
 from streams.steps import step
 from streams.tail import Position
 
@@ -48,16 +49,6 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     command: str | None = None
     at: datetime | None = None
-
-
-class Parked(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that is set aside as it came, with why; kept until it is retried or dropped."""
-
-    id: str
-    raw: bytes
-    signature: str
-    why: str
-    deliveries: int
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,9 @@ import msgspec
 
 from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
 from streams.handler import Result
-from streams.log import Draft, Parked, Settlement
+from streams.log import Draft, Settlement
 from streams.messages import Answer, Durability
+from streams.parking import Parked
 from streams.vocabulary import CommandResult, ParkedAdded, plain
 
 
