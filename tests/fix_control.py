@@ -40,9 +40,9 @@ class Bureau:
         self.process: subprocess.Popen[bytes] | None = None
         self._output = folder.path / "control.log"
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        """Start the process and do not wait for it."""
-        argv = (sys.executable, "-m", "control.composition", "run", "control", "--station")
+    def launch(self, room: str = "control") -> subprocess.Popen[bytes]:
+        """Start the process, or another room's, and do not wait for it."""
+        argv = (sys.executable, "-m", "control.composition", "run", room, "--station")
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*argv, str(self.folder.path)], stdout=output, stderr=output, cwd=ROOT

@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from control.station.ports import free_port
 from control.stationlane import StationLane
 from streams.admission import Delivery, Task
@@ -149,15 +151,22 @@ def _findings(tocsin: Terminal) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_server_that_breaks_promises_is_refused(bureau: Bureau) -> None:
-    """A server that may evict keys: the process ends, naming the setting and what to change."""
-    bureau.link.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+@pytest.mark.parametrize("room", ["control", "ingest"])
+@pytest.mark.parametrize(
+    ("setting", "wrong", "right"),
+    [("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendonly", "no", "yes")],
+)
+def test_a_server_that_breaks_promises_is_refused(
+    bureau: Bureau, room: str, setting: str, wrong: str, right: str
+) -> None:
+    """A server that may evict or forget: the process ends, naming the setting and what to change."""
+    bureau.link.call("CONFIG", "SET", setting, wrong)
     try:
-        assert bureau.launch().wait(30) == 1
+        assert bureau.launch(room).wait(30) == 1
     finally:
-        bureau.link.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    assert "maxmemory-policy is allkeys-lru, it must be noeviction" in bureau.said
-    assert "CONFIG SET maxmemory-policy noeviction" in bureau.said
+        bureau.link.call("CONFIG", "SET", setting, right)
+    assert f"{setting} is {wrong}, it must be {right}" in bureau.said
+    assert f"CONFIG SET {setting} {right}" in bureau.said
 
 
 def test_it_waits_for_its_server(bureau: Bureau) -> None:
