@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -20,6 +21,8 @@ from streams.vocabulary import ParkedClosed
 CLOSING = frozenset({"parked.retried", "parked.dropped"})
 BLOCK = 1.0
 """Seconds to wait for an event before looking whether to stop."""
+SWEEP = 30.0
+"""Seconds between two looks for copies that came back: a failover may have put them back."""
 AGAIN = 0.5
 """Seconds between attempts to reach a primary."""
 
@@ -44,6 +47,8 @@ class Sweeper:
         self._keys = keys
         self._after = after
         self._closed: defaultdict[str, set[str]] = defaultdict(set)
+        self._due: set[str] = set()
+        self._sweep_at = time.monotonic()
         for lane, id in closed:
             self._closed[lane].add(id)
         self.stop = threading.Event()
@@ -72,9 +77,12 @@ class Sweeper:
         for logged in events:
             if closed := closed_by(logged.event):
                 self._closed[closed.lane].add(closed.id)
+                self._due.add(closed.lane)
 
     def _remove(self) -> None:
-        while self._closed:
-            lane, ids = next(iter(self._closed.items()))
-            remove(self._link, self._keys.lane(lane), lane, ids)
-            del self._closed[lane]
+        if time.monotonic() >= self._sweep_at:
+            self._due.update(self._closed)
+            self._sweep_at = time.monotonic() + SWEEP
+        for lane in list(self._due):
+            remove(self._link, self._keys.lane(lane), lane, self._closed[lane])
+            self._due.discard(lane)

@@ -19,6 +19,7 @@ from streams.connection import Link
 from streams.lease import Lease, LeaseLost
 from streams.messages import MAX_VALIDITY, OUTCOMES, Answer, Event, canonical, decode_event, digest
 from streams.names import LaneKeys
+from streams.parking import Parked
 from streams.replay import replay
 from streams.tail import Position
 from streams.vocabulary import CommandResult
@@ -108,6 +109,20 @@ def mark(event: Event, lane: str) -> Mark | None:
     )
 
 
+def parked(event: Event) -> Parked | None:
+    """The copy that was kept of the command that `event` parked; None where it parked none."""
+    if event.type != "command.failed" or event.command is None or event.data.get("reason") != "parked":
+        return None
+    result = msgspec.convert(event.data, CommandResult)
+    return Parked(
+        id=event.command,
+        raw=result.request.encode(),
+        signature=result.signature,
+        why=result.detail or "",
+        deliveries=result.deliveries,
+    )
+
+
 def put_back(
     link: Link, keys: LaneKeys, lane: str, lease: Lease, head: Position, lost: Sequence[Entry]
 ) -> Position:
@@ -116,9 +131,9 @@ def put_back(
         batch = lost[start : start + BATCH]
         events = [decode_event(raw) for raw, _ in batch]
         request: list[Any] = [
-            "FCALL", "tocsin_restore", 7,
+            "FCALL", "tocsin_restore", 8,
             keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
-            lease.fence, head.seq, head.hash, events[-1].token, len(batch),
+            keys.parked, lease.fence, head.seq, head.hash, events[-1].token, len(batch),
         ]  # fmt: skip
         for event, (raw, stated) in zip(events, batch, strict=True):
             request += (f"{event.seq}-{event.token}", raw, stated)
@@ -127,6 +142,10 @@ def put_back(
         for one in marks:
             forget_at = int(one.forget_at.timestamp() * 1000)
             request += (one.entry, one.id, one.digest, one.sequence, one.source, one.answer, forget_at)
+        copies = [copy for event in events if (copy := parked(event))]
+        request.append(len(copies))
+        for copy in copies:
+            request += (copy.raw, copy.signature, copy.id, copy.why, copy.deliveries)
         reply = link.call(*request)
         if reply[0] != b"ok":
             raise LeaseLost(f"events could not be put back into lane {lane!r}: {reply!r}")

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
+from streams.healing import put_back
 from streams.messages import Command, canonical, decode_command
 from streams.signing import create_key, sign
 from streams.submit import Signed
+from streams.tail import START
 from tests.fix_cli import Obedient, Terminal
 from tests.fix_control import ROOT, Bureau
 from tests.fix_servers import eventually
+from tests.fix_streams import LANE as STREAM_LANE
 from tests.fix_streams import Functions, Hall, Scripted, working
 
 LANE = "node.local"
@@ -173,3 +176,17 @@ def test_fields_of_a_newer_version_are_carried(hall: Hall, type: str) -> None:
     assert result.data["request"].encode() == raw
     kept = [fields[1] for _, fields in hall.link.call("XRANGE", hall.keys.parked, "-", "+")]
     assert kept == ([] if type == "source.start" else [raw])
+
+
+def test_a_copy_that_a_failover_took_comes_back_with_its_events(hall: Hall, functions: Functions) -> None:
+    """What is put back of a log that was lost makes the copy anew, with the same bytes and reason."""
+    newer = hall.command("source.paint")
+    with working(hall, Scripted()):
+        assert hall.submitter().submit(newer, timeout=20).reason == "parked"
+    ((_, before),) = hall.link.call("XRANGE", hall.keys.parked, "-", "+")
+    lost = [(logged.raw, logged.hash) for logged in hall.events()]
+    hall.link.call("DEL", hall.keys.parked, hall.keys.events, hall.keys.head)
+    put_back(hall.link, hall.keys, STREAM_LANE, functions.acquire(), START, lost)
+    ((_, after),) = hall.link.call("XRANGE", hall.keys.parked, "-", "+")
+    assert after == before
+    assert hall.verdict().fault is None

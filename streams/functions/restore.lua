@@ -1,11 +1,12 @@
 -- Put events back that the log lost, with the same seq and bytes, and the marks of the commands they answer.
--- KEYS: lease, head, events, commands, ids, ids:expiry, sequence
+-- KEYS: lease, head, events, commands, ids, ids:expiry, sequence, parked
 -- ARGV: fence, expected seq, expected hash, token of the last event,
 --       number of events, then per event: stream id, bytes, hash;
---       number of marks, then per mark: entry, id, digest, sequence, source, answer, forget at (ms)
+--       number of marks, then per mark: entry, id, digest, sequence, source, answer, forget at (ms);
+--       number of parked commands, then per parked command: bytes, signature, id, why, deliveries
 -- Returns {'ok'} | {'fenced'} | {'head', seq, hash}
 redis.register_function('tocsin_restore', function(keys, args)
-  local lease, head, events, commands, ids, expiry, sequence = unpack(keys)
+  local lease, head, events, commands, ids, expiry, sequence, parked = unpack(keys)
   local fence, seq, hash, token = unpack(args, 1, 4)
   if not holds(lease, fence) then return {'fenced'} end
   local last = redis.call('HMGET', head, 'seq', 'hash')
@@ -39,6 +40,12 @@ redis.register_function('tocsin_restore', function(keys, args)
     redis.call('ZADD', expiry, forget_at, id)
     local known = tonumber(redis.call('HGET', sequence, source) or '0')
     if known < tonumber(number) then redis.call('HSET', sequence, source, number) end
+  end
+
+  first = first + 7 * tonumber(args[first - 1]) + 1
+  for index = 1, tonumber(args[first - 1]) do
+    local bytes, signature, id, why, deliveries = unpack(args, first + 5 * (index - 1), first + 5 * index - 1)
+    redis.call('XADD', parked, '*', 'c', bytes, 's', signature, 'i', id, 'r', why, 'd', deliveries)
   end
   return {'ok'}
 end)
