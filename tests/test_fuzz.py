@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,9 +18,9 @@ from streams.admission import Refusal, Task, admit, parse_delivery
 from streams.messages import canonical, digest, new_command, now
 from streams.signing import create_key
 from streams.submit import Signed, signed
+from tests.fix_owner import answer_of
 from tests.fix_servers import eventually
 from tests.fix_streams import LANE, Hall, Scripted, working
-from tests.test_streams_worker import answer_of
 
 COUNT = int(os.environ.get("TOCSIN_FUZZ", "100000"))
 THROUGH_A_LANE = min(COUNT, 3000)
@@ -60,7 +61,7 @@ def rewritten(chance: random.Random, raw: bytes) -> bytes:
     """Signed bytes with one field that says something else, encoded as well as ever."""
     fields = msgspec.json.decode(raw)
     name = chance.choice([*fields, "new", "if_sequence", "durability", "cause"])
-    other = (
+    other: tuple[Any, ...] = (
         None,
         -1,
         2**63,
