@@ -194,8 +194,25 @@ def heal(
     return found if found.forked_from else _from_owner(link, keys, lane, lease, found, kept)
 
 
-def fork_told(link: Link, keys: LaneKeys, other: Position) -> bool:
-    """Whether the log says already that there is another branch with this head. Reads all of it."""
+def notices(
+    link: Link, keys: LaneKeys, lane: str, head: Position, found: Healed
+) -> list[tuple[str, dict[str, Any]]]:
+    """The events, as type and data, that tell what was `found` where `head` stood.
+
+    A fork is told once, however often it is found: the log is read for it, all of it.
+    """
+    told: list[tuple[str, dict[str, Any]]] = []
+    if found.restored_from:
+        log.error("log restored", lane=lane, head=head.seq, to=found.head.seq, by=found.by)
+        told.append(("log.restored", {"head": head, "restored": found.head, "by": found.by}))
+    if found.forked_from:
+        log.error("log forked", lane=lane, head=found.head.seq, other=found.forked_from.seq)
+        if not _fork_told(link, keys, found.forked_from):
+            told.append(("log.forked", {"head": found.head, "other": found.forked_from}))
+    return [(type, msgspec.to_builtins(data)) for type, data in told]
+
+
+def _fork_told(link: Link, keys: LaneKeys, other: Position) -> bool:
     events = (logged.event for logged in replay(link, keys))
     return any(event.type == "log.forked" and _other(event.data) == other.hash for event in events)
 

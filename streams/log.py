@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
 from streams.durability import Prover, highest, patience, replication_id
-from streams.healing import Archive, Entry, fork_told, heal
+from streams.healing import Archive, Entry, heal, notices
 from streams.held_replies import HeldReplies
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
@@ -161,25 +161,13 @@ class LaneLog:
         """Put back what this log lost in a failover, and say so in it."""
         head = Position(lease.head_seq, lease.head_hash)
         found = heal(self._link, self._keys, self._lane, lease, head, kept, self._archive, left_at)
-        if found.restored_from:
-            log.error("log restored", lane=self._lane, head=head.seq, to=found.head.seq, by=found.by)
-            data = {"head": head, "restored": found.head, "by": found.by}
-            self._queue.append(Unit((Draft(type="log.restored", data=msgspec.to_builtins(data)),)))
-            if int(self._link.call("HGET", self._keys.head, "token")) > lease.token:
-                raise LeaseLost(f"lane {self._lane!r} was restored with events of later leases than this one")
-        if found.forked_from:
-            log.error("log forked", lane=self._lane, head=found.head.seq, other=found.forked_from.seq)
-            self._tell_fork(found.head, found.forked_from)
+        for type, data in notices(self._link, self._keys, self._lane, head, found):
+            unit = Unit((Draft(type=type, data=data),))
+            if unit not in list(self._queue):
+                self._queue.append(unit)
+        if found.restored_from and int(self._link.call("HGET", self._keys.head, "token")) > lease.token:
+            raise LeaseLost(f"lane {self._lane!r} was restored with events of later leases than this one")
         return found.head
-
-    def _tell_fork(self, head: Position, other: Position) -> None:
-        """Log the fork, once for each: not again at every take-over."""
-        draft = Draft(type="log.forked", data=msgspec.to_builtins({"head": head, "other": other}))
-        waiting = [unit.drafts[0] for unit in self._queue if unit.drafts[0].type == draft.type]
-        if not any(one.data["other"] == draft.data["other"] for one in waiting) and not fork_told(
-            self._link, self._keys, other
-        ):
-            self._queue.append(Unit((draft,)))
 
     def prove_head(self) -> None:
         """Make everything up to the head durable on this primary and raise the watermark to it."""

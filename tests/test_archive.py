@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from projections.archive import Archiver
+from projections.archive import Archiver, make_lasting
 from projections.archive_reader import ArchiveReader
 from projections.database import open_engine
 from streams.connection import connect
@@ -181,6 +181,16 @@ def test_a_lost_position_is_found_from_the_rows(yard: Yard) -> None:
     with archiving(yard):
         eventually(lambda: archived(yard) == 4, "gone on")
     assert rows_of(yard, LANE) == logged(scribe)
+
+
+def test_a_commit_waits_for_the_disk_whatever_the_server_is_set_to(yard: Yard) -> None:
+    """Where the server commits asynchronously, the archive does not; stronger stays."""
+    for given, wanted in (("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")):
+        with yard.engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL synchronous_commit = {given}"))
+            make_lasting(connection)
+            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == wanted
+            assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
 
 
 def test_the_reader_answers_what_owners_ask(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
