@@ -23,8 +23,7 @@ from streams.messages import canonical
 from streams.submit import Signed
 from tests.fix_projections import Yard, folded
 from tests.fix_servers import eventually
-from tests.fix_streams import LANE, Hall
-from tests.test_streams_worker import insist
+from tests.fix_streams import LANE, Hall, insist
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("slow", "quick", "other")

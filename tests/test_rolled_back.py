@@ -27,8 +27,7 @@ from streams.submit import InDoubt, NoAnswer, Signed
 from streams.tail import Position
 from tests.fix_projections import Chain, Yard, folded
 from tests.fix_servers import PASSWORD, eventually, on_free_port
-from tests.fix_streams import LANE, Hall, Scripted, Wire, working
-from tests.test_streams_worker import insist
+from tests.fix_streams import LANE, Hall, Scripted, Wire, insist, working
 
 
 def chain_of(count: int) -> list[Entry]:
