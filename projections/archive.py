@@ -46,7 +46,8 @@ class Archiver(Runner):
     """
 
     def __init__(self, engine: Engine, link: Link, lane: str, keys: LaneKeys, stopping: Event) -> None:
-        super().__init__(engine, link, lane, keys, stopping, projections=())
+        # Whoever asked for durability `archive` waits for it.
+        super().__init__(engine, link, lane, keys, stopping, projections=(), linger=0.0)
         self._standing = (THE_ARCHIVE,)
         self._at = START
         self._told_at = float("-inf")

@@ -38,6 +38,8 @@ from streams.tail import Position, PositionAhead, Tail
 
 BATCH = 500
 """Events in one transaction, at most."""
+LINGER = 0.02
+"""Seconds that news wait for more to share their transaction, which costs more than all else."""
 BLOCK = 0.5
 """Seconds that a read waits for news; also the longest that a stop waits for it."""
 REPEAT_TROUBLE = 60.0
@@ -62,6 +64,7 @@ class Runner:
         stopping: Event,
         *,
         projections: tuple[Projection, ...] = ALL,
+        linger: float = LINGER,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.lane = lane
@@ -74,6 +77,7 @@ class Runner:
         self._keys = keys
         self._stopping = stopping
         self._projections = projections
+        self._linger = linger
         self._standing: tuple[Positioned, ...] = projections
         self._changed = changed
         self._noted: str | None = ""
@@ -113,6 +117,8 @@ class Runner:
         while not self._stopping.is_set():
             before, asked = tail.after, now()
             events = tail.read(BATCH, BLOCK)
+            if events and len(events) < BATCH and not self._stopping.wait(self._linger):
+                events += tail.read(BATCH - len(events), 0)
             check_joined(before, events)
             if events:
                 step("events read")
