@@ -31,6 +31,8 @@ BATCH = 200
 """Units written in one append."""
 PATIENCE = 10.0
 """Seconds to wait for durability before the lane is taken anew."""
+HEALING = frozenset({"log.restored", "log.forked"})
+"""What healing says of a log, to be written whatever else is not."""
 KEEP = 10_000
 """Events an owner holds on to until they are archived, to put them back where a failover loses them."""
 REPLY_KEEP = 120
@@ -177,6 +179,13 @@ class LaneLog:
             if self.seq:
                 token = int(self._link.call("HGET", self._keys.head, "token"))
                 self._raise_watermark([self._raising(self.seq, self.hash, token)])
+
+    def discard(self) -> None:
+        """Forget what was posted, all but what healing found: the log is not the one it was posted for."""
+        with self._lock:
+            found = [unit for unit in self._queue if unit.drafts[0].type in HEALING]
+            self._queue.clear()
+            self._queue.extend(found)
 
     def drop(self) -> None:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""

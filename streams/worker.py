@@ -138,8 +138,12 @@ class LaneWorker:
         self._log.prove_head()
         step("head proven")
         if not (untouched and self._restored):
+            # What is being done and was posted here rests on another log than the one that stands.
+            self._turns.clear()
+            self._open.clear()
             self._handler.restore(replay(self._link, self._keys, upto=self._log.seq))
             self._restored = True
+            self._log.discard()
         step("restored")
         self._log.post(Draft(type="lane.acquired", data={"fence": lease.fence}))
         self._log.flush()

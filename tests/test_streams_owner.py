@@ -188,12 +188,16 @@ def test_an_interrupted_owner_goes_on_without_folding_again(hall: Hall) -> None:
 
 
 def test_a_log_that_changed_underneath_is_folded_again(hall: Hall, functions: Functions) -> None:
-    """When somebody else wrote meanwhile, the handler gets the whole log anew."""
+    """When somebody else wrote meanwhile, the handler gets the whole log anew, and what it posted
+    before, on the strength of the old one, is not written on top.
+    """
     handler = Scripted()
     with working(hall, handler):
         answer_of(hall, hall.command())
         hall.link.call("DEL", hall.keys.lease)
         thief = functions.acquire("thief")
+        assert handler.post is not None
+        handler.post(Draft(type="source.running", data={}, source="stale"))
         head = hall.events()[-1]
         raw = head.raw.replace(b'"seq":2', b'"seq":3').replace(head.event.prev.encode(), head.hash.encode())
         raw = raw.replace(b"command.completed", b"source.stopped").replace(b'"token":1', b'"token":2')
@@ -202,6 +206,7 @@ def test_a_log_that_changed_underneath_is_folded_again(hall: Hall, functions: Fu
         eventually(lambda: handler.begun == 2, "the lane acquired again")
         assert answer_of(hall, hall.command()).outcome == "completed"
     assert [logged.event.type for logged in handler.restored[-1]][-1] == "source.stopped"
+    assert not [logged for logged in hall.events() if logged.event.source == "stale"]
     assert hall.verdict().fault is None
 
 
