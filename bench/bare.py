@@ -16,10 +16,10 @@ import structlog
 
 from streams.admission import Task
 from streams.connection import connect
+from streams.drafts import Post
 from streams.durability import Prover
 from streams.handler import Result
 from streams.library import load_library
-from streams.log import Post
 from streams.messages import Logged
 from streams.settings import load
 from streams.signing import load_keyring

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from streams.audit import verify
 from streams.connection import Link
+from streams.drafts import Draft
 from streams.durability import Prover, replication_id
 from streams.lease import Lease, acquire
-from streams.log import BATCH, Draft, LaneLog
+from streams.log import BATCH, LaneLog
 from streams.messages import GENESIS, SCHEMA, Durability, Event, canonical, digest, new_command, now
 from streams.names import LaneKeys, StationKeys
 from streams.replay import stored

@@ -15,9 +15,9 @@ from control.parked import Copy, find
 from control.sweeper import Sweeper, closed_by
 from streams.admission import UNREADABLE, Task
 from streams.connection import Unreachable, connect
+from streams.drafts import Draft, Post
 from streams.durability import Prover
 from streams.handler import Result
-from streams.log import Draft, Post
 from streams.messages import GENESIS, Command, Logged, decode_command, now
 from streams.names import StationKeys
 from streams.settings import Settings

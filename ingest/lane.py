@@ -23,8 +23,8 @@ from ingest.decide import Decision, Fact, Rejection, Seen, begun, decide, mend
 from ingest.ledger import Ledger, Void, draft_of, sources_of
 from streams.admission import Task
 from streams.connection import Unreachable
+from streams.drafts import Draft, Post
 from streams.handler import Result
-from streams.log import Draft, Post
 from streams.messages import Logged, now
 from streams.vocabulary import SourceFact, SourceSettings
 

@@ -10,7 +10,7 @@ import structlog
 
 from ingest.decide import Fact
 from ingest.state import Source, fold
-from streams.log import Draft, Post
+from streams.drafts import Draft, Post
 from streams.messages import GENESIS, SCHEMA, Event, Logged, now
 from streams.vocabulary import plain
 

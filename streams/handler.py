@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from streams.admission import Task
-from streams.log import Draft, Post
+from streams.drafts import Draft, Post
 from streams.messages import Logged, Outcome
 
 

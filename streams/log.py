@@ -8,8 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,13 +15,13 @@ import structlog
 from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
+from streams.drafts import Draft, Settlement, Unit, check
 from streams.durability import Prover, highest, patience, replication_id
 from streams.healing import Archive, Entry, heal, notices
 from streams.held_replies import HeldReplies
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
-from streams.parking import Parked
 from streams.steps import step
 from streams.tail import Position
 
@@ -41,37 +39,6 @@ REPLY_LENGTH = 10_000
 """Replies kept for a client that does not read them."""
 
 log = structlog.get_logger(__name__)
-
-
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that is still to get its place in the log. `at` is when it happened (default: now)."""
-
-    type: str
-    data: dict[str, Any]
-    source: str = ""
-    command: str | None = None
-    at: datetime | None = None
-
-
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What an append settles: a pending stream entry, its id's mark, and whom to reply to."""
-
-    entry: str
-    answer: Answer
-    client: str
-    durability: Durability
-    forget_at: datetime
-    marked: bool = True
-    """Whether the id's mark is this entry's own; a replayed command's is not."""
-    parked: Parked | None = None
-    """The copy that is kept of it in the same append, where it is parked."""
-
-
-class Unit(msgspec.Struct, frozen=True):
-    """Events that belong together, the last being the result where something is settled."""
-
-    drafts: tuple[Draft, ...]
-    settlement: Settlement | None = None
 
 
 class _Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -386,11 +353,3 @@ class LaneLog:
             ("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", "i", answer.id, "a", canonical(answer)),
             ("EXPIRE", key, REPLY_KEEP),
         ]
-
-
-def check(drafts: tuple[Draft, ...]) -> None:
-    """Raise TypeError where the data of a draft cannot be written as JSON."""
-    canonical([draft.data for draft in drafts])
-
-
-Post = Callable[[Draft], None]

@@ -7,8 +7,8 @@ from datetime import datetime
 import msgspec
 
 from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
+from streams.drafts import Draft, Settlement
 from streams.handler import Result
-from streams.log import Draft, Settlement
 from streams.messages import Answer, Durability
 from streams.parking import Parked
 from streams.vocabulary import CommandResult, ParkedAdded, plain

@@ -26,11 +26,12 @@ from streams.admission import (
     settled_answer,
 )
 from streams.connection import Unreachable, connect
+from streams.drafts import Draft, check
 from streams.durability import NotDurable, Prover, patience
 from streams.handler import Handler, Result
 from streams.healing import Archive, ArchiveAway
 from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, new_nonce, release, renew, renewal
-from streams.log import PATIENCE, Draft, LaneLog, check
+from streams.log import PATIENCE, LaneLog
 from streams.messages import Durability
 from streams.names import StationKeys
 from streams.replay import replay

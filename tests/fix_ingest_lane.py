@@ -15,8 +15,8 @@ from ingest.lane import SourcesLane
 from ingest.ledger import sources_of
 from ingest.state import Source
 from streams.admission import Delivery, Task
+from streams.drafts import Draft
 from streams.handler import Result
-from streams.log import Draft
 from streams.messages import GENESIS, SCHEMA, Event, Logged, new_command, now
 from tests.fix_ingest import Heard
 from tests.fix_servers import eventually

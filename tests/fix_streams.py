@@ -18,12 +18,12 @@ import pytest
 from streams.admission import Task
 from streams.audit import Verdict, verify
 from streams.connection import Link, Unreachable, connect
+from streams.drafts import Post
 from streams.durability import Prover
 from streams.handler import Result
 from streams.healing import Archive
 from streams.lease import Lease, acquire
 from streams.library import load_library
-from streams.log import Post
 from streams.messages import GENESIS, Answer, Durability, Logged, canonical, digest, new_command
 from streams.names import LaneKeys, StationKeys
 from streams.replay import replay, stored

@@ -14,7 +14,7 @@ import pytest
 
 from ingest.capture import Report
 from streams.admission import Task
-from streams.log import Draft
+from streams.drafts import Draft
 from streams.messages import now
 from streams.turns import Turns
 from streams.vocabulary import SourceFact

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingest.decide import Decision, Rejection, Seen, begun, decide, mend
 from ingest.ledger import Ledger, Void, draft_of, sources_of
 from ingest.state import Source, fold
-from streams.log import Draft
+from streams.drafts import Draft
 from streams.messages import GENESIS, SCHEMA, Command, Event, Logged, new_command, now
 from streams.vocabulary import Desired, FileSettings, SourceState
 

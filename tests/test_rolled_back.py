@@ -18,9 +18,9 @@ from control.station.ports import LOOPBACK
 from control.station.process import Launch, Process, end
 from projections.runner import Runner
 from streams.admission import Task
+from streams.drafts import Draft
 from streams.handler import Result
 from streams.healing import Entry, mark, missing
-from streams.log import Draft
 from streams.messages import GENESIS, OUTCOMES, Durability, Event, Logged, decode_answer, digest, now
 from streams.settings import PostgresSection, RedisSection
 from streams.submit import InDoubt, NoAnswer, Signed

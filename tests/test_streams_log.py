@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from streams.connection import Unreachable
-from streams.durability import Prover
+from streams.drafts import Draft, Settlement
+from streams.durability import Prover, highest
 from streams.lease import Lease, LeaseLost
-from streams.log import Draft, LaneLog, Settlement, highest
+from streams.log import LaneLog
 from streams.messages import GENESIS, Answer, now
 from streams.names import StationKeys
 from tests.fix_streams import LANE, Functions, Hall, Wire

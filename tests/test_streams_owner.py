@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from streams.admission import Task
+from streams.drafts import Draft, Post
 from streams.handler import Result
-from streams.log import Draft, Post
 from streams.messages import Answer, canonical, decode_answer
 from streams.signing import InvalidKey
 from streams.submit import NoAnswer, Signed

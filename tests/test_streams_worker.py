@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from streams.admission import Task
+from streams.drafts import Draft
 from streams.handler import Result
-from streams.log import Draft
 from streams.messages import canonical, now
 from tests.fix_owner import Gate, answer_of, result_of, send
 from tests.fix_servers import eventually

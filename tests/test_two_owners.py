@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from streams.connection import Unreachable, address_of, connect
+from streams.drafts import Draft
 from streams.durability import Prover
-from streams.log import Draft
 from streams.messages import Answer, Logged
 from streams.settings import RedisSection
 from streams.submit import InDoubt, NoAnswer, Signed, Submitter

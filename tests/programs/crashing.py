@@ -14,9 +14,9 @@ from pathlib import Path
 
 from streams import lease, worker
 from streams.admission import Task
+from streams.drafts import Post
 from streams.durability import Prover
 from streams.handler import Result
-from streams.log import Post
 from streams.messages import Logged
 from streams.settings import load
 from streams.signing import load_keyring

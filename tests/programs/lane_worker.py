@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from streams.admission import Task
+from streams.drafts import Post
 from streams.durability import Prover
 from streams.handler import Result
-from streams.log import Post
 from streams.messages import Logged
 from streams.settings import Settings
 from streams.signing import load_keyring

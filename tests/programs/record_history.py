@@ -20,8 +20,8 @@ import soundfile
 
 from ingest.claims import Claims
 from ingest.lane import SourcesLane
+from streams.drafts import Draft
 from streams.durability import Prover
-from streams.log import Draft
 from streams.messages import SCHEMA, Level, now
 from streams.replay import stored
 from streams.submit import Signed

@@ -19,9 +19,9 @@ import msgspec
 from streams import lease, steps, worker
 from streams.admission import Task
 from streams.connection import connect
+from streams.drafts import Draft, Post
 from streams.durability import Prover
 from streams.handler import Result
-from streams.log import Draft, Post
 from streams.messages import Logged
 from streams.names import StationKeys
 from streams.settings import Settings

@@ -1,0 +1,51 @@
+"""Events that have no place in the log yet, and what is settled together with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from streams.messages import Answer, Durability, canonical
+from streams.parking import Parked
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is still to get its place in the log. `at` is when it happened (default: now)."""
+
+    type: str
+    data: dict[str, Any]
+    source: str = ""
+    command: str | None = None
+    at: datetime | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What an append settles: a pending stream entry, its id's mark, and whom to reply to."""
+
+    entry: str
+    answer: Answer
+    client: str
+    durability: Durability
+    forget_at: datetime
+    marked: bool = True
+    """Whether the id's mark is this entry's own; a replayed command's is not."""
+    parked: Parked | None = None
+    """The copy that is kept of it in the same append, where it is parked."""
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """Events that belong together, the last being the result where something is settled."""
+
+    drafts: tuple[Draft, ...]
+    settlement: Settlement | None = None
+
+
+def check(drafts: tuple[Draft, ...]) -> None:
+    """Raise TypeError where the data of a draft cannot be written as JSON."""
+    canonical([draft.data for draft in drafts])
+
+
+Post = Callable[[Draft], None]
