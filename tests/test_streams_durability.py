@@ -261,6 +261,22 @@ def test_without_a_majority_of_sentinels_fewer_replicas_never_count(
     Prover(trio.redis).prove(link, MARK, "replica", timeout=10)
 
 
+def test_a_majority_is_asked_after_the_hold(trio: Trio, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the Sentinels were content before is not enough: they may have been lost in the same cut."""
+    monkeypatch.setattr(durability, "HOLD", 1.0)
+    prover = Prover(trio.redis)
+    link.call("PING")
+    trio.kill(trio.replicas()[0])
+    assert not prover.accepts("replica", 1, link)
+    eventually(lambda: prover._attached and len(prover._attached.replicas) == 1, "the watch connected")
+    trio.kill("sentinel-1")
+    trio.kill("sentinel-2")
+    with pytest.raises(NotDurable):
+        prover.prove(link, MARK, "replica", timeout=2.5)
+    trio.restart("sentinel-1")
+    prover.prove(link, MARK, "replica", timeout=10)
+
+
 def test_what_was_agreed_of_one_primary_says_nothing_of_another(
     trio: Trio, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

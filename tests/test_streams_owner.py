@@ -187,6 +187,26 @@ def test_an_interrupted_owner_goes_on_without_folding_again(hall: Hall) -> None:
     assert handler.ended == 1
 
 
+def test_a_command_in_progress_is_not_begun_anew_by_an_interruption(hall: Hall) -> None:
+    """What is being executed here, or waits here, is pending on the server too: it is not taken for new."""
+    gate = Gate("kwfm")
+    handler = Scripted(gate)
+    commands = [hall.command("source.update") for _ in range(3)]
+    with working(hall, handler):
+        for command in commands:
+            send(hall, command)
+        assert gate.entered.wait(10)
+        kill_clients(hall.link, f"tocsin-one-{LANE}-take")
+        eventually(lambda: handler.begun == 2, "the lane acquired again")
+        last = hall.command(source="other")
+        assert answer_of(hall, last).outcome == "completed"
+        gate.release.set()
+        for command in commands:
+            assert answer_of(hall, command).outcome == "completed"
+    ids = [task.command.id for task in handler.executed if task.command.source == "kwfm"]
+    assert ids == [command.command.id for command in commands]
+
+
 def test_a_log_that_changed_underneath_is_folded_again(hall: Hall, functions: Functions) -> None:
     """When somebody else wrote meanwhile, the handler gets the whole log anew, and what it posted
     before, on the strength of the old one, is not written on top.
@@ -318,7 +338,7 @@ def test_a_burst_in_a_storm_of_broken_connections_keeps_its_order(hall: Hall) ->
         submitter.accept(command, timeout=5)
     with working(hall, handler), storm(hall, "tocsin-one-"):
         eventually(lambda: hall.waiting() == 0, "all settled", 60)
-    assert {tuple(outcomes) for outcomes in hall.results().values()} <= {("completed",), ("failed",)}
+    assert {tuple(outcomes) for outcomes in hall.results().values()} == {("completed",)}
     assert len(hall.results()) == 200
     for source in ("s0", "s1", "s2", "s3"):
         logged = [one.event.data["sequence"] for one in hall.events() if one.event.source == source]
@@ -447,7 +467,8 @@ def test_a_worker_killed_in_the_middle_leaves_one_result(hall: Hall) -> None:
 
     The command is executed again, has one result, and what was done before it has no second one.
     """
-    done, cut, behind = hall.command(source="a"), hall.command(source="b"), hall.command(source="b")
+    done, cut = hall.command(source="a"), hall.command(source="b")
+    behind = hall.command("source.update", source="b")
     submitter = hall.submitter()
     with process(hall, slow=cut.command.id) as first:
         assert submitter.submit(done, timeout=20).outcome == "completed"
@@ -459,6 +480,5 @@ def test_a_worker_killed_in_the_middle_leaves_one_result(hall: Hall) -> None:
         said(second, f"execute {cut.command.id}")
     assert submitter.submit(done) == submitter.submit(done)
     assert hall.results()[done.command.id] == ["completed"]
-    outcomes = hall.results()[cut.command.id]
-    assert outcomes in (["completed"], ["superseded"])
+    assert hall.results()[cut.command.id] == ["completed"]
     assert hall.verdict().fault is None
