@@ -47,8 +47,6 @@ IDLE = 1.0
 """Seconds to block for a command before looking after the lease."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between attempts to own a lane that cannot be reached (full jitter, doubling)."""
-
-
 INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ArchiveAway, ResponseError)
 """What is expected to interrupt an owner now and then."""
 
