@@ -122,7 +122,8 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
         return used
 
     peak(1)
-    assert peak(600) < peak(10) + 100_000
+    # The longer one is 19 MB of samples; other threads of the test process allocate a little, too.
+    assert peak(600) < peak(10) + 2_000_000
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
