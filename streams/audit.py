@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from streams.connection import Link
 from streams.messages import GENESIS, decode_event, digest
+from streams.names import LaneKeys
+from streams.tail import START, Position
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +30,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
 
 
-def verify(lane: str, entries: Iterable[tuple[bytes, bytes]]) -> Verdict:
-    """Verify (bytes, hash) pairs that begin at the lane's first event; stops at the first fault."""
+def verify(lane: str, entries: Iterable[tuple[bytes, bytes]], head: Position = START) -> Verdict:
+    """Verify (bytes, hash) pairs that begin at the lane's first event; stops at the first fault.
+
+    `head` is what the lane said of its last event before the reading began: events that were cut off
+    at the end are missed by it. More may have been appended since.
+    """
     seq, previous, token = 0, GENESIS, 0
     results: set[str] = set()
 
@@ -53,5 +60,15 @@ def verify(lane: str, entries: Iterable[tuple[bytes, bytes]]) -> Verdict:
             if event.command in results:
                 return verdict(f"a second result of command {event.command}")
             results.add(event.command)
+        if event.seq == head.seq and stated.decode() != head.hash:
+            return verdict(f"its hash is not that of the head, {head.hash[:12]}…")
         seq, previous, token = event.seq, stated.decode(), event.token
+    if seq < head.seq:
+        return verdict(f"it is missing, and all after it up to the head, {head.seq}")
     return verdict()
+
+
+def head_of(link: Link, keys: LaneKeys) -> Position:
+    """What the lane says of its last event. Raises Unreachable."""
+    seq, stated = link.call("HMGET", keys.head, "seq", "hash")
+    return Position(int(seq), stated.decode()) if seq else START

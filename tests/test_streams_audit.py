@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streams.audit import Verdict, verify
 from streams.messages import GENESIS, Event, canonical, digest, now
+from streams.tail import Position
 
 Entry = tuple[bytes, bytes]
 
@@ -63,6 +64,18 @@ def test_one_changed_byte_is_found(log: list[Entry], data: st.DataObject) -> Non
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
     log[at] = bytes(changed[: len(raw)]), bytes(changed[len(raw) :])
     assert fault_at(verify("p0", log)) == at + 1
+
+
+@given(logs(least=2), st.data())
+def test_an_end_that_was_cut_off_is_missed(log: list[Entry], data: st.DataObject) -> None:
+    """What lacks at the end is found by the head that the lane states; what came since is no fault."""
+    whole = verify("p0", log)
+    head = Position(whole.seq, whole.hash)
+    cut = data.draw(st.integers(0, len(log) - 1))
+    assert fault_at(verify("p0", log[:cut], head)) == cut + 1
+    assert fault_at(verify("p0", log, Position(cut + 1, "0" * 64))) == cut + 1
+    more = [*log, event(whole.seq + 1, whole.hash, 99)]
+    assert verify("p0", more, head).fault is None
 
 
 @given(logs(least=2), st.data())

@@ -7,7 +7,7 @@ import msgspec
 
 from control import outcomes
 from control.cli import options, session, show
-from streams.audit import Verdict, verify
+from streams.audit import Verdict, head_of, verify
 from streams.connection import connect
 from streams.messages import decode_event
 from streams.names import StationKeys
@@ -27,7 +27,10 @@ def verify_log(lane: str | None) -> int:
     with session.desk() as desk:
         link = connect(desk.settings.redis, "audit")
         keys = StationKeys(desk.settings.station.id)
-        verdicts = [verify(one, stored(link, keys.lane(one))) for one in session.lanes(desk, lane)]
+        verdicts = []
+        for one in session.lanes(desk, lane):
+            head = head_of(link, keys.lane(one))
+            verdicts.append(verify(one, stored(link, keys.lane(one)), head))
         link.close()
     bad = [verdict for verdict in verdicts if verdict.fault]
     if options.wants_json():
