@@ -14,13 +14,14 @@ from streams.messages import Answer
 
 REASONS = {
     "unknown_source": "tocsin source list shows those there are",
-    "exists": "tocsin source show ID shows it; tocsin source update ID changes it",
+    "exists": "tocsin source show {source} shows it; tocsin source update {source} changes it",
     "unauthorised": "the key that signs here (settings: keys.sign_with) may not do this",
     "not_yet_valid": "this machine's clock is ahead of the servers'; set it by NTP",
-    "parked": "tocsin parked list shows it; once the cause is mended: tocsin parked retry ID",
+    "parked": "tocsin parked list shows it; once the cause is mended: tocsin parked retry {id}",
+    "source_failed": "mend it, or: tocsin source update {source} --file PATH, tocsin source stop {source}",
     "unknown_parked": "tocsin parked list shows those there are",
 }
-"""What to do about a reason."""
+"""What to do about a reason; {source} and {id} are the command's."""
 
 
 def tell(type: str, source: str, answer: Answer) -> None:
@@ -45,13 +46,19 @@ class NotCompleted(Trouble):
         super().__init__(
             f"{command['source']}: {command['type']} {outcome}{by}{': ' + reason if reason else ''}",
             why=command.get("detail") or "",
-            next=REASONS.get(reason, f"tocsin command show {command['id']}"),
+            next=what_next(reason, command["source"], command["id"])
+            or f"tocsin command show {command['id']}",
             code=outcomes.EXIT_CODES[outcome],
         )
         self.command = command
 
     def as_json(self) -> dict[str, Any]:
         return {"command": self.command}
+
+
+def what_next(reason: str, source: str, id: str) -> str:
+    """What to do about `reason`; empty where there is nothing to say of it."""
+    return REASONS.get(reason, "").format(source=source or "ID", id=id or "ID")
 
 
 def _done(type: str, answer: Answer) -> str:

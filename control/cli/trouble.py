@@ -86,6 +86,7 @@ def explain(error: Exception) -> Trouble:
             return Trouble(
                 f"rejected: {error.reason}",
                 why=str(error),
+                next="tocsin source list shows those there are" if error.reason == "unknown_source" else "",
                 code=outcomes.EXIT_CODES["rejected"],
                 outcome="rejected",
                 reason=error.reason,
