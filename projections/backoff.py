@@ -1,6 +1,7 @@
 """How long to wait between attempts, with a wait that a stop cuts short.
 
-stamina's own sleep cannot be interrupted, and a process has three seconds to stop.
+A sleep of the usual retry libraries (stamina, tenacity) cannot be interrupted, and a process has three
+seconds to stop.
 """
 
 from __future__ import annotations
