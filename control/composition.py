@@ -18,6 +18,7 @@ from control.cli import options
 from control.cli.lazy import LazyGroup, Verb
 
 if TYPE_CHECKING:
+    from streams.healing import Archive
     from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,32 +99,36 @@ def _logging(process: str, command: click.Command, callback: Callable[..., Any])
     return run
 
 
+in_folder = click.option(
+    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
+)
+
+
 @click.group(cls=Processes, verbs=PROCESSES)
 def run() -> None:
     """Run one process of a station, in the foreground, until SIGTERM."""
 
 
 @click.command("ingest")
-@click.option(
-    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
-)
+@in_folder
 def run_ingest(folder: Path | None) -> None:
     """Capture audio and execute commands, until told to stop."""
     from ingest.service import serve
-    from projections.archive_reader import ArchiveReader
-    from streams.settings import load
 
-    settings = load(folder / "station.toml" if folder else None)
-    serve(settings, ArchiveReader(settings.postgres) if settings.postgres.url else None)
+    _serve_with_archive(serve, folder)
 
 
 @click.command("control")
-@click.option(
-    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
-)
+@in_folder
 def run_control(folder: Path | None) -> None:
     """Execute the commands of the station lane, until told to stop."""
     from control.service import serve
+
+    _serve_with_archive(serve, folder)
+
+
+def _serve_with_archive(serve: Callable[[Settings, Archive | None], None], folder: Path | None) -> None:
+    """Serve an owner of lanes, which asks the archive at a take-over where there is one."""
     from projections.archive_reader import ArchiveReader
     from streams.settings import load
 
@@ -132,9 +137,7 @@ def run_control(folder: Path | None) -> None:
 
 
 @click.command("web")
-@click.option(
-    "--station", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder with station.toml."
-)
+@in_folder
 def run_web(folder: Path | None) -> None:
     """Serve the dashboard and the HTTP API, until told to stop."""
     from litestar import Litestar

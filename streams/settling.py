@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
 
 from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
@@ -56,13 +54,14 @@ def settled(
         by=by,
         detail=result.detail,
     )
-    source, durability, expires_at = _of(delivery, default)
+    outline = _outline(delivery)
+    source = outline.source
     settlement = Settlement(
         entry=delivery.entry,
         answer=answer,
         client=delivery.client,
-        durability=durability,
-        forget_at=expires_at + FORGET,
+        durability=outline.durability or default,
+        forget_at=valid_until(delivery) + FORGET,
         marked=marked,
         parked=parked_copy(delivery, result),
     )
@@ -89,16 +88,15 @@ def parked_copy(delivery: Delivery, result: Result) -> Parked | None:
 
 def durability_of(delivery: Delivery, default: Durability) -> Durability:
     """The durability that the command asks for, `default` where it asks for none or cannot be read."""
-    return _of(delivery, default)[1]
+    return _outline(delivery).durability or default
 
 
-def _of(delivery: Delivery, default: Durability) -> tuple[str, Durability, datetime]:
-    """Source, durability and end of validity of a command that may be unreadable or not to be trusted."""
+def _outline(delivery: Delivery) -> _Outline:
+    """What can be read of a command that may be unreadable or not to be trusted."""
     try:
-        command = msgspec.json.decode(delivery.raw, type=_Outline)
+        return msgspec.json.decode(delivery.raw, type=_Outline)
     except UNREADABLE:
-        command = _Outline()
-    return command.source, command.durability or default, valid_until(delivery)
+        return _Outline()
 
 
 class _Outline(msgspec.Struct, frozen=True):
