@@ -6,13 +6,15 @@ The verdict is logged with the command and never computed again.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from streams.authority import forbidden, in_no_group
 from streams.messages import MAX_COMMAND_BYTES, MAX_VALIDITY, Command, Outcome, decode_command, digest
 from streams.names import STATION_LANE
-from streams.signing import Keyring, verifies
+from streams.signing import Keyring, signed_by
 from streams.vocabulary import COMMANDS, STATION_COMMANDS
 
 CLOCK_TOLERANCE = timedelta(seconds=1)
@@ -23,6 +25,8 @@ LATEST = datetime(9998, 1, 1, tzinfo=UTC)
 """Times after this one are taken for it: there must be room to add to them."""
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding bytes from anywhere may raise (RecursionError: nested too deeply)."""
+UNSIGNED = frozenset({"malformed", "too_large", "unsigned", "unknown_key", "bad_signature", "replayed"})
+"""Reasons of a rejection that says itself that the bytes are not to be trusted: nothing is to be checked."""
 MAX_DELIVERIES = 3
 """A command delivered more often without a result is parked."""
 
@@ -62,12 +66,22 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
         return self.command is not None and self.reason != "replayed"
 
 
+class _Never(threading.Event):
+    """Of what nothing can overtake: it never comes to waiting for its turn."""
+
+    def set(self) -> None:
+        raise RuntimeError("a command that is not waiting for its turn cannot be overtaken")
+
+
+NEVER = _Never()
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A command that may be executed. `cancelled` is set when a newer one overtakes it."""
 
     command: Command
     delivery: Delivery
-    cancelled: threading.Event
+    cancelled: threading.Event = NEVER
 
     @property
     def sequence(self) -> int:
@@ -113,12 +127,17 @@ def valid_until(delivery: Delivery) -> datetime:
     The mark of its id is kept for FORGET longer, and a command that comes later than that is
     refused as replayed: so no id is ever used twice.
     """
+    return validity_end(delivery.raw, delivery.received_at)
+
+
+def validity_end(raw: bytes, received_at: datetime) -> datetime:
+    """The same of a command's bytes, wherever they stand."""
     try:
-        stated = msgspec.json.decode(delivery.raw, type=_Validity).expires_at
+        stated = _decode_validity(raw).expires_at
     except UNREADABLE:
         stated = None
     if stated is None or stated.tzinfo is None:
-        return min(delivery.received_at + MAX_VALIDITY, LATEST)
+        return min(received_at + MAX_VALIDITY, LATEST)
     return min(stated, LATEST)
 
 
@@ -126,8 +145,24 @@ class _Validity(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
 
 
-def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time: datetime) -> Task | Refusal:
-    """Decide over one delivery at the server's time `time`."""
+_decode_validity = msgspec.json.Decoder(_Validity).decode
+
+
+def admit(
+    delivery: Delivery,
+    *,
+    keyring: Keyring,
+    station: str,
+    lane: str,
+    time: datetime,
+    begun: bool = False,
+    groups: Callable[[str], Collection[str]] = in_no_group,
+) -> Task | Refusal:
+    """Decide over one delivery at the server's time `time`.
+
+    `begun` where the command is known to have been tried, though it was delivered only once; `groups`
+    tells those of a source.
+    """
     marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
     if marked_entry != delivery.entry or marked_digest != digest(delivery.raw):
         return Refusal(
@@ -146,12 +181,22 @@ def admit(delivery: Delivery, *, keyring: Keyring, station: str, lane: str, time
         command = decode_command(delivery.raw)
     except UNREADABLE as error:
         return Refusal(outcome="rejected", reason="malformed", detail=str(error))
-    refusal = _distrust(command, delivery, keyring) or _misplaced(command, delivery, station, lane)
-    refusal = refusal or _exhausted(command, delivery) or _untimely(command, time) or _unusable(command)
-    return refusal or Task(command=command, delivery=delivery, cancelled=threading.Event())
+    refusal = _distrust(command, delivery, keyring, time, groups) or _misplaced(
+        command, delivery, station, lane
+    )
+    tried = begun or delivery.deliveries > 1
+    refusal = refusal or _exhausted(command, delivery) or _untimely(command, time, tried)
+    refusal = refusal or _unusable(command)
+    return refusal or Task(command=command, delivery=delivery)
 
 
-def _distrust(command: Command, delivery: Delivery, keyring: Keyring) -> Refusal | None:
+def _distrust(
+    command: Command,
+    delivery: Delivery,
+    keyring: Keyring,
+    time: datetime,
+    groups: Callable[[str], Collection[str]],
+) -> Refusal | None:
     def refuse(reason: str, field: str, detail: str) -> Refusal:
         return Refusal(outcome="rejected", reason=reason, field=field, detail=detail, command=command)
 
@@ -160,10 +205,10 @@ def _distrust(command: Command, delivery: Delivery, keyring: Keyring) -> Refusal
     key = keyring.get(command.key)
     if key is None:
         return refuse("unknown_key", "key", f"no key {command.key!r} is known here")
-    if not verifies(delivery.raw, delivery.signature, key):
+    if not signed_by(delivery.raw, delivery.signature, key, time):
         return refuse("bad_signature", "signature", "the bytes are not those that were signed")
-    if not key.permits(command.type):
-        return refuse("unauthorised", "key", f"a key of role {key.role!r} may not sign {command.type!r}")
+    if why := forbidden(key, command, groups):
+        return refuse("unauthorised", "key", why)
     return None
 
 
@@ -184,7 +229,7 @@ def _misplaced(command: Command, delivery: Delivery, station: str, lane: str) ->
     return None
 
 
-def _untimely(command: Command, time: datetime) -> Refusal | None:
+def _untimely(command: Command, time: datetime, tried: bool) -> Refusal | None:
     if command.issued_at.tzinfo is None or command.expires_at.tzinfo is None:
         return Refusal(outcome="rejected", reason="malformed", field="issued_at", detail="times need a zone")
     if command.issued_at > time + CLOCK_TOLERANCE:
@@ -203,15 +248,32 @@ def _untimely(command: Command, time: datetime) -> Refusal | None:
             detail=f"{command.expires_at.isoformat()} is before issued_at or more than 24 h after it",
             command=command,
         )
-    if command.expires_at <= time:
+    return late(command, tried=tried) if command.expires_at <= time else None
+
+
+def late(command: Command, *, tried: bool) -> Refusal:
+    """What is said of a command whose validity has ended: `expired` only where it was never tried.
+
+    One that was delivered before may have been begun, and what it began may go on: nobody can tell,
+    because what was begun need not have come into the log before its owner died.
+    """
+    until = command.expires_at.isoformat()
+    if not tried:
         return Refusal(
             outcome="expired",
             reason="expired",
             field="expires_at",
-            detail=f"it was valid until {command.expires_at.isoformat()}",
+            detail=f"it was valid until {until}",
             command=command,
         )
-    return None
+    return Refusal(
+        outcome="failed",
+        reason="interrupted",
+        field="expires_at",
+        detail=f"its owner died or lost the lane, perhaps while it was being executed, and it was valid only"
+        f" until {until}: it may have had an effect",
+        command=command,
+    )
 
 
 def _exhausted(command: Command, delivery: Delivery) -> Refusal | None:

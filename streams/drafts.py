@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from streams.messages import Answer, Durability, canonical
+from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, now
 from streams.parking import Parked
 
 
@@ -20,6 +20,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     command: str | None = None
     at: datetime | None = None
+
+
+def foreseen(draft: Draft) -> Event:
+    """What is about to be logged, as folds will find it; its place and its writer are not known yet."""
+    return Event(
+        seq=0, prev=GENESIS, token=0, at=draft.at or now(), logged_at=now(), node="", type=draft.type,
+        data=draft.data, schema=SCHEMA, source=draft.source,
+    )  # fmt: skip
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +45,10 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """Events that belong together, the last being the result where something is settled."""
+    """Events that belong together, the last being the result of what is settled, if anything is."""
 
     drafts: tuple[Draft, ...]
-    settlement: Settlement | None = None
+    settlements: tuple[Settlement, ...] = ()
 
 
 def check(drafts: tuple[Draft, ...]) -> None:
@@ -49,3 +57,15 @@ def check(drafts: tuple[Draft, ...]) -> None:
 
 
 Post = Callable[[Draft], None]
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """An append as it is, was, or may have been made: where the head was and where it goes."""
+
+    units: int
+    entries: tuple[tuple[bytes, str], ...]
+    answers: tuple[tuple[Settlement, Answer], ...]
+    before: tuple[int, str]
+    seq: int
+    hash: str
+    token: int

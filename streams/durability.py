@@ -2,7 +2,8 @@
 
 The rule (docs/survival.md): with fewer replicas attached than configured, fewer acknowledgements
 count only after the attached set has stayed the same for HOLD seconds *and* a majority of
-Sentinels, asked after that, names this primary with no failover in progress. Otherwise a cut that
+Sentinels (in a cluster: of its primaries), asked after that, names this primary with no failover
+in progress. Otherwise a cut that
 leaves primary, one replica and the submitter together would confirm what the other side never sees.
 A replica that hangs stays connected for a minute (repl-timeout); it counts as attached until it has
 been silent for longer than MAX_LAG.
@@ -13,13 +14,14 @@ from __future__ import annotations
 import re
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from streams import sentinel
+from streams import cluster, sentinel
 from streams.connection import Link, Unreachable, connect
 from streams.messages import Durability
 from streams.sentinel import Address
@@ -59,10 +61,15 @@ class NotDurable(Exception):
 
 
 class Prover:
-    """Decides for one process whether writes are durable; shared by its threads."""
+    """Decides for one process whether writes are durable; shared by its threads.
 
-    def __init__(self, redis: RedisSection) -> None:
+    In a cluster each `primary` has replicas of its own, and a prover who knows about them.
+    """
+
+    def __init__(self, redis: RedisSection, primary: Address | None = None) -> None:
         self._redis = redis
+        self._primary = primary
+        self._provers: dict[Address, Prover] = {}
         self._lock = threading.Lock()
         self._watching = False
         self._watch_until = 0.0
@@ -70,10 +77,19 @@ class Prover:
         self._since = 0.0
         self._agreed: Attached | None = None
 
-    def command(self, level: Durability) -> tuple[Any, ...] | None:
+    def _of(self, link: Link) -> Prover:
+        """Who knows about the replicas of the primary behind `link`."""
+        if not self._redis.cluster or self._primary or not link.address:
+            return self
+        with self._lock:
+            return self._provers.setdefault(link.address, Prover(self._redis, link.address))
+
+    def command(self, level: Durability, link: Link | None = None) -> tuple[Any, ...] | None:
         """The WAIT that goes right behind a write in the same batch; None where nothing is waited for."""
         if level == "memory" or not (self._redis.replicas or level == "disk"):
             return None
+        if link and (other := self._of(link)) is not self:
+            return other.command(level)
         with self._lock:
             # Asking for more than can answer would make each wait last its full time.
             wanted = self._agreed.least if self._agreed else self._redis.replicas
@@ -91,6 +107,8 @@ class Prover:
             return False
         if acknowledged >= self._redis.replicas:
             return True
+        if (other := self._of(link)) is not self:
+            return other.accepts(level, reply, link)
         self._watch()
         with self._lock:
             agreed = self._agreed
@@ -104,7 +122,7 @@ class Prover:
         without a write on this connection a WAIT proves nothing.
         """
         deadline = time.monotonic() + timeout
-        while (wait := self.command(level)) is not None:
+        while (wait := self.command(level, link)) is not None:
             marked, reply = link.batch((mark, wait), timeout=patience(wait))
             if isinstance(marked, ResponseError):
                 raise marked
@@ -129,6 +147,8 @@ class Prover:
 
     def _look_on(self) -> None:
         link = connect(self._redis, "replica-watch")
+        if self._primary:
+            link = Link(self._redis, "replica-watch", partial(Address, *self._primary))
         try:
             complete = 0
             while complete < 8 and time.monotonic() < self._watch_until:
@@ -167,6 +187,8 @@ class Prover:
         return len(seen.replicas) >= self._redis.replicas
 
     def _majority(self, link: Link) -> bool:
+        if self._redis.cluster:
+            return link.address is not None and cluster.confirmed(self._redis, link.address)
         if not self._redis.sentinels:
             return True
         return link.address is not None and sentinel.confirmed(self._redis, link.address)
@@ -178,9 +200,9 @@ def highest(levels: list[Durability]) -> Durability:
     return max(levels, key=order.index)
 
 
-def patience(wait: tuple[Any, ...]) -> float:
+def patience(wait: tuple[Any, ...] | None) -> float:
     """How long a `Prover.command` may block, in seconds."""
-    return float(wait[-1]) / 1000
+    return float(wait[-1]) / 1000 if wait else 0.0
 
 
 def attached(link: Link) -> Attached:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
-from streams.admission import Task
+from streams.admission import Refusal, Task
 from streams.drafts import Draft, Post
 from streams.messages import Logged, Outcome
 
@@ -23,14 +23,39 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     drafts: tuple[Draft, ...] = ()
 
 
+def told(refusal: Refusal) -> Result:
+    """The result that says why a command is not executed."""
+    return Result(outcome=refusal.outcome, reason=refusal.reason, field=refusal.field, detail=refusal.detail)
+
+
+def rejected(reason: str, field: str, detail: str) -> Result:
+    """A result that says why nothing was tried."""
+    return Result(outcome="rejected", reason=reason, field=field, detail=detail)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """How a room tells in few bytes what it needs to know of a lane's past.
+
+    `fold` is pure: what is known, by what was known (nothing: b"") and the events after that. `kind`
+    changes whenever the bytes would be read otherwise.
+    """
+
+    kind: str
+    fold: Callable[[bytes, Iterator[Logged]], bytes]
+
+
 class Handler(Protocol):
     """What a room does with a lane. All but `execute` are called from the lane's own thread.
 
     Commands of one source come one at a time.
     """
 
-    def restore(self, events: Iterator[Logged]) -> None:
-        """Fold the lane's log from its beginning; called again whenever the log is not as we left it."""
+    @property
+    def summary(self) -> Summary | None:
+        """How its past is kept where the log is trimmed; None has the whole of it read."""
+
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
+        """Fold the lane's log, from its beginning or what is `known`; again where it is not as we left it."""
 
     def begin(self, post: Post) -> None:
         """The lane is ours: reconcile what should run with what does.
@@ -39,7 +64,10 @@ class Handler(Protocol):
         """
 
     def attempt(self, task: Task) -> Result | None:
-        """Carry a command out if that needs no waiting; None leaves it to `execute`. Idempotent."""
+        """Carry a command out if that needs no waiting and touches nothing but the log; idempotent.
+
+        None leaves it to `execute`. The command may not be durable yet: its result will prove both.
+        """
 
     def execute(self, task: Task) -> Result:
         """Carry a command out, in a thread of its source's own; idempotent."""

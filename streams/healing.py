@@ -7,21 +7,23 @@ new is written. Nothing is guessed: events that do not join on to the head are l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import structlog
 
-from streams.admission import FORGET
+from streams.admission import FORGET, validity_end
 from streams.connection import Link
+from streams.history import Archive, ArchiveAway, Entry
 from streams.lease import Lease, LeaseLost
-from streams.messages import MAX_VALIDITY, OUTCOMES, Answer, Event, canonical, decode_event, digest
+from streams.messages import OUTCOMES, Answer, Event, canonical, decode_event, digest, now
 from streams.names import LaneKeys
 from streams.parking import Parked
 from streams.replay import replay
-from streams.tail import Position
+from streams.steps import step
+from streams.tail import START, Position
 from streams.vocabulary import CommandResult
 
 BATCH = 500
@@ -29,27 +31,7 @@ BATCH = 500
 
 log = structlog.get_logger(__name__)
 
-Entry = tuple[bytes, str]
-"""An event's bytes and their hash (hex)."""
-
 _RESULTS = {f"command.{outcome}": outcome for outcome in OUTCOMES}
-
-
-class Archive(Protocol):
-    """What keeps a lane's events outside Redis."""
-
-    def head(self, lane: str) -> Position | None:
-        """The last event kept of the lane; None where there is none. Raises ArchiveAway."""
-
-    def after(self, lane: str, seq: int) -> Iterable[Entry]:
-        """The events kept with a higher seq, oldest first. Raises ArchiveAway."""
-
-    def hash_at(self, lane: str, seq: int) -> str | None:
-        """The hash kept of the event with this seq; None where it is not kept. Raises ArchiveAway."""
-
-
-class ArchiveAway(Exception):
-    """Raised when the archive cannot be asked now."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -105,7 +87,7 @@ def mark(event: Event, lane: str) -> Mark | None:
         sequence=result.sequence,
         source=event.source,
         answer=canonical(answer),
-        forget_at=event.logged_at + MAX_VALIDITY + FORGET,
+        forget_at=validity_end(result.request.encode(), event.logged_at) + FORGET,
     )
 
 
@@ -123,98 +105,176 @@ def parked(event: Event) -> Parked | None:
     )
 
 
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a log is mended: the link, the lane, and the lease under which that is done.
+
+    `tend` looks after the lease; it is called between steps, for a long log takes longer than that lasts.
+    A log that is empty gets of the archive what is not older than `keep` seconds, and its last event.
+    """
+
+    link: Link
+    keys: LaneKeys
+    lane: str
+    lease: Lease
+    tend: Callable[[], None] = lambda: None
+    keep: float = 0.0
+
+
+Stands = Callable[[Event], bool]
+
+
 def put_back(
-    link: Link, keys: LaneKeys, lane: str, lease: Lease, head: Position, lost: Sequence[Entry]
+    repair: Repair,
+    head: Position,
+    lost: Sequence[Entry],
+    by: str = "owner",
+    stands: Stands = lambda event: True,
 ) -> Position:
-    """Append `lost`, which follows `head`, as it was; return the new head. Raises LeaseLost, Unreachable."""
+    """Append `lost`, which follows `head`, as it was; return the new head. Raises LeaseLost, Unreachable.
+
+    From the first batch on the lane's head says that it is being restored, until `tell` has told of it.
+    Of events for which `stands` says no (the first ones) only the marks are put back, as after a trimming.
+    """
     for start in range(0, len(lost), BATCH):
         batch = lost[start : start + BATCH]
-        events = [decode_event(raw) for raw, _ in batch]
-        request: list[Any] = [
-            "FCALL", "tocsin_restore", 8,
-            keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
-            keys.parked, lease.fence, head.seq, head.hash, events[-1].token, len(batch),
-        ]  # fmt: skip
-        for event, (raw, stated) in zip(events, batch, strict=True):
-            request += (f"{event.seq}-{event.token}", raw, stated)
-        marks = [found for event in events if (found := mark(event, lane))]
-        request.append(len(marks))
-        for one in marks:
-            forget_at = int(one.forget_at.timestamp() * 1000)
-            request += (one.entry, one.id, one.digest, one.sequence, one.source, one.answer, forget_at)
-        copies = [copy for event in events if (copy := parked(event))]
-        request.append(len(copies))
-        for copy in copies:
-            request += (copy.raw, copy.signature, copy.id, copy.why, copy.deliveries)
-        reply = link.call(*request)
-        if reply[0] != b"ok":
-            raise LeaseLost(f"events could not be put back into lane {lane!r}: {reply!r}")
-        head = Position(events[-1].seq, batch[-1][1])
+        step("putting back")
+        head = _restore(repair, head, batch, by, stands)
+        step("put back")
+        repair.tend()
     return head
+
+
+def tell(repair: Repair, head: Position, told: Sequence[Entry]) -> Position:
+    """Append the events that tell what was found; return the new head. Raises LeaseLost, Unreachable."""
+    step("telling")
+    head = _restore(repair, head, told, "", lambda event: True)
+    step("told")
+    return head
+
+
+def _restore(repair: Repair, head: Position, lost: Sequence[Entry], by: str, stands: Stands) -> Position:
+    keys, lane = repair.keys, repair.lane
+    events = [decode_event(raw) for raw, _ in lost]
+    batch = [(event, raw, stated) for event, (raw, stated) in zip(events, lost, strict=True) if stands(event)]
+    request: list[Any] = [
+        "FCALL", "tocsin_restore", 8,
+        keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
+        keys.parked, repair.lease.fence, head.seq, head.hash, events[-1].token, by, len(batch),
+    ]  # fmt: skip
+    for event, raw, stated in batch:
+        request += (f"{event.seq}-{event.token}", raw, stated)
+    marks = _remembered([found for event in events if (found := mark(event, lane))])
+    request.append(len(marks))
+    for one in marks:
+        forget_at = int(one.forget_at.timestamp() * 1000)
+        request += (one.entry, one.id, one.digest, one.sequence, one.source, one.answer, forget_at)
+    copies = [copy for event in events if (copy := parked(event))]
+    request.append(len(copies))
+    for copy in copies:
+        request += (copy.raw, copy.signature, copy.id, copy.why, copy.deliveries)
+    reply = repair.link.call(*request)
+    if reply[0] != b"ok":
+        raise LeaseLost(f"events could not be put back into lane {lane!r}: {reply!r}")
+    return Position(events[-1].seq, lost[-1][1]) if batch else head
+
+
+def _remembered(marks: list[Mark]) -> list[Mark]:
+    """Those not to be forgotten yet; of the others, for each source, what tells its last sequence."""
+    time = now()
+    due = [one for one in marks if one.forget_at <= time]
+    last = {one.source: one for one in sorted(due, key=lambda one: one.sequence)}
+    nameless = [msgspec.structs.replace(one, id="", answer=b"") for one in last.values()]
+    return [*nameless, *(one for one in marks if one.forget_at > time)]
+
+
+class Restoring(msgspec.Struct, frozen=True):
+    """That events are being put back: where the log stood before, and by whom they are."""
+
+    head: Position
+    by: str
+
+
+def restoring(link: Link, keys: LaneKeys) -> Restoring | None:
+    """What the lane's head says of a restoration that no event has told of yet. Raises Unreachable."""
+    said = link.call("HGET", keys.head, "restored")
+    if not said:
+        return None
+    seq, hash, by = said.decode().split(" ")
+    return Restoring(Position(int(seq), hash), by)
 
 
 class Healed(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a head that was looked into: where it is now, and what was found out."""
 
     head: Position
-    restored_from: Position | None = None
-    """The head that stood before events were put back; None where none were."""
-    by: str = ""
     forked_from: Position | None = None
     """The other branch's head, where the archive holds events that contradict the log."""
+    lost: Position | None = None
+    """The last event that the owner knows of, where the log ends before it and nobody has the rest."""
 
 
 def heal(
-    link: Link,
-    keys: LaneKeys,
-    lane: str,
-    lease: Lease,
-    head: Position,
-    kept: Sequence[Entry],
-    archive: Archive | None,
-    left_at: int = 0,
+    repair: Repair, head: Position, kept: Sequence[Entry], archive: Archive | None, left_at: Position = START
 ) -> Healed:
     """Put back what the owner (`kept`) and the archive have beyond `head`, before anything is appended.
 
-    `left_at` is the seq up to which the owner knows that there were events, kept or archived.
-    Raises ArchiveAway where the log is empty, or ends before `left_at`, and the archive cannot be
-    asked: a lane is never begun again at seq 1, nor written over, while its history exists elsewhere.
+    `left_at` is the last event that the owner knows of, kept or archived.
+    Raises ArchiveAway where the log is empty, ends before `left_at`, or was being restored from the archive,
+    and the archive cannot be asked: a lane is never begun again at seq 1, nor written over, while its
+    history exists elsewhere.
     """
-    found = _from_owner(link, keys, lane, lease, Healed(head=head), kept)
+    found = _healed(repair, head, kept, archive, left_at)
+    if found.head.seq < left_at.seq and not found.forked_from:
+        return msgspec.structs.replace(found, lost=left_at)
+    return found
+
+
+def _healed(
+    repair: Repair, head: Position, kept: Sequence[Entry], archive: Archive | None, left_at: Position
+) -> Healed:
+    found = _from_owner(repair, Healed(head=head), kept)
     if archive is None:
         return found
+    begun = restoring(repair.link, repair.keys)
     try:
-        found = _from_archive(link, keys, lane, lease, found, archive)
+        found = _from_archive(repair, found, archive)
     except ArchiveAway as error:
-        if found.head.seq < max(left_at, 1):
+        if found.head.seq < max(left_at.seq, 1) or (begun and begun.by == "archive"):
             raise
-        log.warning("the archive was not asked", lane=lane, detail=str(error))
+        log.warning("the archive was not asked", lane=repair.lane, detail=str(error))
         return found
     # What the owner keeps begins where the archive ended: it may join on only now.
-    return found if found.forked_from else _from_owner(link, keys, lane, lease, found, kept)
+    return found if found.forked_from else _from_owner(repair, found, kept)
 
 
-def notices(
-    link: Link, keys: LaneKeys, lane: str, head: Position, found: Healed
-) -> list[tuple[str, dict[str, Any]]]:
-    """The events, as type and data, that tell what was `found` where `head` stood.
+def notices(repair: Repair, found: Healed) -> list[tuple[str, dict[str, Any]]]:
+    """The events, as type and data, that tell what was `found`, also by an owner that died before it told.
 
-    A fork is told once, however often it is found: the log is read for it, all of it.
+    A fork, or a loss, is told once, however often it is found: the log is read for it, all of it.
     """
+    lane, head = repair.lane, found.head
     told: list[tuple[str, dict[str, Any]]] = []
-    if found.restored_from:
-        log.error("log restored", lane=lane, head=head.seq, to=found.head.seq, by=found.by)
-        told.append(("log.restored", {"head": head, "restored": found.head, "by": found.by}))
+    if begun := restoring(repair.link, repair.keys):
+        log.error("log restored", lane=lane, head=begun.head.seq, to=head.seq, by=begun.by)
+        told.append(("log.restored", {"head": begun.head, "restored": head, "by": begun.by}))
     if found.forked_from:
-        log.error("log forked", lane=lane, head=found.head.seq, other=found.forked_from.seq)
-        if not _fork_told(link, keys, found.forked_from):
-            told.append(("log.forked", {"head": found.head, "other": found.forked_from}))
+        log.error("log forked", lane=lane, head=head.seq, other=found.forked_from.seq)
+        if not _fork_told(repair, found.forked_from):
+            told.append(("log.forked", {"head": head, "other": found.forked_from}))
+    if found.lost:
+        missing = found.lost.seq - head.seq
+        log.error("events lost", lane=lane, head=head.seq, other=found.lost.seq, events=missing)
+        if not _fork_told(repair, found.lost):
+            told.append(("log.forked", {"head": head, "other": found.lost, "lost": missing}))
     return [(type, msgspec.to_builtins(data)) for type, data in told]
 
 
-def _fork_told(link: Link, keys: LaneKeys, other: Position) -> bool:
-    events = (logged.event for logged in replay(link, keys))
-    return any(event.type == "log.forked" and _other(event.data) == other.hash for event in events)
+def _fork_told(repair: Repair, other: Position) -> bool:
+    for logged in replay(repair.link, repair.keys):
+        repair.tend()
+        if logged.event.type == "log.forked" and _other(logged.event.data) == other.hash:
+            return True
+    return False
 
 
 def _other(data: dict[str, Any]) -> Any:
@@ -222,36 +282,41 @@ def _other(data: dict[str, Any]) -> Any:
     return other.get("hash") if isinstance(other, dict) else None
 
 
-def _from_owner(
-    link: Link, keys: LaneKeys, lane: str, lease: Lease, found: Healed, kept: Sequence[Entry]
-) -> Healed:
+def _from_owner(repair: Repair, found: Healed, kept: Sequence[Entry]) -> Healed:
     lost = missing(kept, found.head)
-    if not lost:
-        return found
-    now_at = put_back(link, keys, lane, lease, found.head, lost)
-    before = found.restored_from or found.head
-    return Healed(head=now_at, restored_from=before, by=found.by or "owner")
+    return msgspec.structs.replace(found, head=put_back(repair, found.head, lost)) if lost else found
 
 
-def _from_archive(
-    link: Link, keys: LaneKeys, lane: str, lease: Lease, found: Healed, archive: Archive
-) -> Healed:
-    archived = archive.head(lane)
+def _from_archive(repair: Repair, found: Healed, archive: Archive) -> Healed:
+    archived = archive.head(repair.lane)
+    repair.tend()
     if archived is None:
         return found
     head = found.head
     if archived.seq > head.seq:
-        if head.seq and archive.hash_at(lane, head.seq) != head.hash:
+        if head.seq and archive.hash_at(repair.lane, head.seq) != head.hash:
             return msgspec.structs.replace(found, forked_from=archived)
-        now_at = head
-        for batch in _batched(archive.after(lane, head.seq)):
-            now_at = put_back(link, keys, lane, lease, now_at, batch)
-        before = found.restored_from or head
-        return Healed(head=now_at, restored_from=before, by="archive")
-    stands = link.call("XRANGE", keys.events, archived.seq, archived.seq)
-    if stands and stands[0][1][3].decode() != archived.hash:
+        young, begun = now() - timedelta(seconds=repair.keep), bool(head.seq)
+
+        def stands(event: Event) -> bool:
+            # Once one stands, all after it do, whatever their clocks say.
+            nonlocal begun
+            begun = begun or event.logged_at >= young or event.seq >= archived.seq
+            return begun
+
+        for batch in _batched(_tended(repair, archive.after(repair.lane, head.seq))):
+            head = put_back(repair, head, batch, "archive", stands)
+        return msgspec.structs.replace(found, head=head)
+    found_there = repair.link.call("XRANGE", repair.keys.events, archived.seq, archived.seq)
+    if found_there and found_there[0][1][3].decode() != archived.hash:
         return msgspec.structs.replace(found, forked_from=archived)
     return found
+
+
+def _tended(repair: Repair, entries: Iterable[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        repair.tend()
+        yield entry
 
 
 def _batched(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

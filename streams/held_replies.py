@@ -1,6 +1,6 @@
 """Replies to commands of durability `archive`: they go out once the result is archived, not before.
 
-The archive tells how far it is by the field `archived` of the lane's head. It is asked for only
+The archive tells how far it is by the lane's key `archived`. It is asked for only
 while replies wait, by a thread that ends with them, over a connection of its own.
 """
 
@@ -82,7 +82,7 @@ class HeldReplies:
             return None
 
     def _send(self) -> None:
-        archived = int(self._link.call("HGET", self._keys.head, "archived") or 0)
+        archived = int(self._link.call("HGET", self._keys.archived, "seq") or 0)
         with self._lock:
             due = [held for held in self._waiting if held.seq <= archived]
         if not due:

@@ -8,49 +8,38 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from streams.connection import Link, Unreachable
-from streams.drafts import Draft, Settlement, Unit, check
-from streams.durability import Prover, highest, patience, replication_id
-from streams.healing import Archive, Entry, heal, notices
+from streams import traces
+from streams.connection import Link
+from streams.drafts import Append, Draft, Settlement, Unit, check
+from streams.durability import Prover, highest, patience
+from streams.healing import Healed, Repair, heal, notices, tell
 from streams.held_replies import HeldReplies
+from streams.history import Archive, Entry
+from streams.kept import Kept
 from streams.lease import Lease, LeaseLost, renewal
 from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonical, digest, now
 from streams.names import LaneKeys, StationKeys
+from streams.proofs import PATIENCE, Appended, Proofs, Watermark, WatermarkRefused
 from streams.steps import step
 from streams.tail import Position
 
 BATCH = 200
 """Units written in one append."""
-PATIENCE = 10.0
-"""Seconds to wait for durability before the lane is taken anew."""
-HEALING = frozenset({"log.restored", "log.forked"})
-"""What healing says of a log, to be written whatever else is not."""
-KEEP = 10_000
-"""Events an owner holds on to until they are archived, to put them back where a failover loses them."""
+SETTLED = 2000
+"""Commands settled in one append: Lua takes no more than some thousand arguments."""
 REPLY_KEEP = 120
 """Seconds a client's reply stream outlives its last reply."""
 REPLY_LENGTH = 10_000
 """Replies kept for a client that does not read them."""
 
 log = structlog.get_logger(__name__)
-
-
-class _Append(msgspec.Struct, frozen=True, kw_only=True):
-    """An append as it is, was, or may have been made: where the head was and where it goes."""
-
-    units: int
-    entries: tuple[tuple[bytes, str], ...]
-    answers: tuple[tuple[Settlement, Answer], ...]
-    before: tuple[int, str]
-    seq: int
-    hash: str
-    token: int
 
 
 class LaneLog:
@@ -65,10 +54,10 @@ class LaneLog:
         prover: Prover,
         durability: Durability,
         archive: Archive | None = None,
+        keep: float = 0.0,
     ) -> None:
         self._link = link
-        self._archive = archive
-        self._kept: deque[Entry] = deque(maxlen=KEEP)
+        self._archive, self._keep, self._kept = archive, keep, Kept(lane)
         self._station = station
         self._lane = lane
         self._keys: LaneKeys = station.lane(lane)
@@ -79,8 +68,13 @@ class LaneLog:
         self._lock = threading.Lock()
         self._queue: deque[Unit] = deque()
         self._lease: Lease | None = None
-        self._made: _Append | None = None
-        self._replid: tuple[int, str] = (0, "")
+        self._made: Append | None = None
+        self._watermark = Watermark(link, self._keys)
+        proving = link.another(f"{node}-{lane}-proofs")
+        self._proofs = Proofs(proving, self._keys, prover, durability, self._fail)
+        self._failed: Exception | None = None
+        self.troubled = threading.Event()
+        """Set where something failed beside the lane's own thread: the next flush there raises it."""
         self.seq = 0
         self.hash = GENESIS
 
@@ -89,54 +83,72 @@ class LaneLog:
         check((draft,))
         self._queue.append(Unit((draft,)))
 
-    def settle(self, drafts: tuple[Draft, ...], settlement: Settlement) -> None:
-        """Add a result (the last of `drafts`) to what the next flush writes."""
-        self._queue.append(Unit(drafts, settlement))
+    def settle(self, drafts: tuple[Draft, ...], *settlements: Settlement) -> None:
+        """Add a result (the last of `drafts`), of one command or several, to what the next flush writes."""
+        self._queue.append(Unit(drafts, settlements))
 
     def unwritten(self) -> set[str]:
         """The stream entries whose results are made but not yet known to stand in the log."""
-        return {unit.settlement.entry for unit in list(self._queue) if unit.settlement}
+        return {settlement.entry for unit in list(self._queue) for settlement in unit.settlements}
 
-    def take(self, lease: Lease) -> bool:
+    def take(self, lease: Lease, tend: Callable[[], None] = lambda: None) -> bool:
         """Go on under `lease`. Returns whether the log is where this owner left it.
 
         What was posted stays to be written. An append that was interrupted is recognised by the
         head: it stands and is concluded now, or it was lost before anyone was told and is made anew.
+        `tend` renews the lease where that is due, for much may have to be put back.
         """
         with self._lock:
             # The lease may be another primary's: what this link holds on to may be one that was cut off.
             self._link.close()
-            made = self._made
-            kept = list(self._kept)
+            self._proofs.clear()
+            self._failed = None
+            self.troubled.clear()
+            made, kept = self._made, list(self._kept)
             left_at = made.before if made else (self.seq, self.hash)
             if made and (self.seq, self.hash) == (made.seq, made.hash):
                 # It stood, and whoever asked for `memory` may have been told.
                 kept += made.entries
                 left_at = (made.seq, made.hash)
             self._lease = lease
-            healed = self._heal(lease, kept, left_at[0])
-            self.seq, self.hash = head = healed.seq, healed.hash
+            repair = Repair(
+                link=self._link, keys=self._keys, lane=self._lane, lease=lease, tend=tend, keep=self._keep
+            )
+            found = self._heal(repair, kept, Position(*left_at))
+            self.seq, self.hash = head = found.head.seq, found.head.hash
+            untouched = head == left_at
             if made and head == (made.seq, made.hash):
-                self._finish(made, here=False)
-                return True
-            self._made = None
-            if head != left_at:
+                level = highest([self._durability, *(one.durability for one, _ in made.answers)])
+                self._prove(level)
+                self._finish(made, level)
+                untouched = True
+            elif not untouched:
                 # Others wrote here: what is kept joins on to nothing any more.
                 self._kept.clear()
                 self._held_replies.clear()
-            return head == left_at
+            self._made = None
+            self._tell(repair, found)
+            return untouched
 
-    def _heal(self, lease: Lease, kept: list[Entry], left_at: int) -> Position:
-        """Put back what this log lost in a failover, and say so in it."""
-        head = Position(lease.head_seq, lease.head_hash)
-        found = heal(self._link, self._keys, self._lane, lease, head, kept, self._archive, left_at)
-        for type, data in notices(self._link, self._keys, self._lane, head, found):
-            unit = Unit((Draft(type=type, data=data),))
-            if unit not in list(self._queue):
-                self._queue.append(unit)
-        if found.restored_from and int(self._link.call("HGET", self._keys.head, "token")) > lease.token:
+    def _heal(self, repair: Repair, kept: list[Entry], left_at: Position) -> Healed:
+        """Put back what this log lost in a failover."""
+        lease = repair.lease
+        found = heal(repair, Position(lease.head_seq, lease.head_hash), kept, self._archive, left_at)
+        if (
+            found.head.seq > lease.head_seq
+            and int(self._link.call("HGET", self._keys.head, "token")) > lease.token
+        ):
             raise LeaseLost(f"lane {self._lane!r} was restored with events of later leases than this one")
-        return found.head
+        return found
+
+    def _tell(self, repair: Repair, found: Healed) -> None:
+        """Say in the log what healing found, before anything else is written."""
+        units = [Unit((Draft(type=type, data=data),)) for type, data in notices(repair, found)]
+        if units:
+            told = self._build(units, repair.lease)
+            tell(repair, Position(*told.before), told.entries)
+            self.seq, self.hash = told.seq, told.hash
+            self._kept.extend(told.entries)
 
     def prove_head(self) -> None:
         """Make everything up to the head durable on this primary and raise the watermark to it."""
@@ -145,14 +157,12 @@ class LaneLog:
             self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
             if self.seq:
                 token = int(self._link.call("HGET", self._keys.head, "token"))
-                self._raise_watermark([self._raising(self.seq, self.hash, token)])
+                self._conclude([self._watermark.raising(self.seq, self.hash, token)])
 
     def discard(self) -> None:
-        """Forget what was posted, all but what healing found: the log is not the one it was posted for."""
+        """Forget what was posted: the log is not the one it was posted for."""
         with self._lock:
-            found = [unit for unit in self._queue if unit.drafts[0].type in HEALING]
             self._queue.clear()
-            self._queue.extend(found)
 
     def drop(self) -> None:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""
@@ -160,22 +170,51 @@ class LaneLog:
             self._queue.clear()
             self._kept.clear()
             self._held_replies.clear()
+            self._proofs.clear()
             self.seq, self.hash = 0, GENESIS
             self._lease = self._made = None
 
+    def complete(self) -> None:
+        """Write what was posted and wait until it is proven durable; raises what `flush` does."""
+        self.flush()
+        self._proofs.finish(PATIENCE)
+        self.flush()
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        self._proofs.clear()
         with self._lock:
             self._link.close()
             self._held_replies.clear()
 
+    @property
+    def behind(self) -> bool:
+        """Whether more is posted than two appends hold: whoever posts more had better write first."""
+        return len(self._queue) > 2 * BATCH
+
     def flush(self) -> None:
-        """Write what was posted. Raises Unreachable, LeaseLost, NotDurable; nothing posted is lost then."""
+        """Write what was posted so far. Raises Unreachable, LeaseLost, NotDurable; nothing is lost then."""
         with self._lock:
+            if self._failed is not None:
+                raise self._failed
             if self._made is not None:
                 raise LeaseLost(f"an append to lane {self._lane!r} was interrupted")
-            while self._queue:
-                self._write(min(len(self._queue), BATCH))
+            # Not what is posted meanwhile: the lane's own thread must get back to its lease.
+            left = len(self._queue)
+            while left > 0:
+                left -= self._write(min(left, BATCH))
+
+    def flush_beside(self) -> None:
+        """The same from a thread that is not the lane's own: what fails is the lane's to mend."""
+        try:
+            self.flush()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Let the lane be taken anew: what failed may stand or not, be durable or not."""
+        self._failed = error
+        self.troubled.set()
 
     def _held(self) -> Lease:
         if self._lease is None or time.monotonic() > self._lease.until:
@@ -186,45 +225,75 @@ class LaneLog:
         """Take note of a renewal."""
         self._lease = lease
 
-    def _write(self, count: int) -> None:
+    def _write(self, count: int) -> int:
+        """Write the first `count` units, or fewer, in one append; return how many are done with."""
         lease = self._held()
-        append = self._build([self._queue[index] for index in range(count)], lease)
-        at_once = self._durability == "memory"
-        request = self._request(append, lease, at_once)
+        append = self._build(self._first(count), lease)
+        raised = self._durability == "memory"
+        waited = [settlement.durability for settlement, _ in append.answers]
+        level = highest([self._durability, *waited])
+        # Where somebody waits for more than `memory`, the wait goes right behind the append.
+        wait = self._prover.command(level, self._link) if set(waited) - {"memory"} else None
+        request = self._request(append, lease, raised)
         self._made = append
         step("appending")
-        reply = self._link.batch([request])[0]
+        replies = self._link.batch([request, wait] if wait else [request], timeout=patience(wait))
         step("appended")
+        reply = replies[0]
         if isinstance(reply, Exception) or reply[0] != b"ok":
             self._made = None
         if isinstance(reply, Exception):
             raise reply
         if reply[0] == b"settled":
+            left = len(self._queue)
             self._skip(append, reply[1])
-        elif reply[0] != b"ok":
+            return left - len(self._queue)
+        if reply[0] != b"ok":
             raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
-        else:
-            self.seq, self.hash = append.seq, append.hash
-            self._finish(append, raised=at_once)
-            self._forget_archived(int(reply[1]) if len(reply) > 1 else 0)
+        self.seq, self.hash = append.seq, append.hash
+        if wait and not self._accepted(level, replies[1]):
+            self._prove(level)
+        self._finish(append, level if set(waited) - {"memory"} else None, raised)
+        self._kept.forget(int(reply[1]) if len(reply) > 1 else 0, self.seq)
+        return append.units
 
-    def _finish(self, append: _Append, *, raised: bool = False, here: bool = True) -> None:
+    def _first(self, count: int) -> list[Unit]:
+        """The first `count` units, or as many of them as settle SETTLED commands; always one."""
+        units = [self._queue[0]]
+        settled = len(units[0].settlements)
+        for index in range(1, count):
+            settled += len(self._queue[index].settlements)
+            if settled > SETTLED:
+                break
+            units.append(self._queue[index])
+        return units
+
+    def _accepted(self, level: Durability, reply: Any) -> bool:
+        return not isinstance(reply, ResponseError) and self._prover.accepts(level, reply, self._link)
+
+    def _finish(self, append: Append, proven: Durability | None, raised: bool = False) -> None:
         """Conclude an append that stands; only then is it off the queue.
 
-        `raised` tells whether the watermark went along with it, `here` whether this connection made it.
+        `proven` tells the level that it is proven at, None where that is still to be done; `raised`
+        whether the watermark went along with it.
         """
-        self._conclude(append, raised=raised, here=here)
+        if proven:
+            step("proven")
+            raising = [] if raised else [self._watermark.raising(append.seq, append.hash, append.token)]
+            self._conclude(raising + self._replies(append, "replica", "disk"))
+            self._proofs.proven(append.seq)
+            if held := self._replies(append, "archive"):
+                self._held_replies.add(append.seq, append.hash, held)
+        elif not raised and self._lease:
+            self._proofs.add(Appended(append.seq, append.hash, append.token, self._lease))
+        step("replied")
         for _ in range(append.units):
             self._queue.popleft()
         self._kept.extend(append.entries)
         self._made = None
+        traces.logged(self._lane, append.entries)
 
-    def _forget_archived(self, archived: int) -> None:
-        """Let go of what the archive holds; what is kept ends at the head."""
-        while self._kept and self.seq - len(self._kept) < archived:
-            self._kept.popleft()
-
-    def _build(self, units: list[Unit], lease: Lease) -> _Append:
+    def _build(self, units: list[Unit], lease: Lease) -> Append:
         seq, previous = self.seq, self.hash
         entries: list[tuple[bytes, str]] = []
         answers: list[tuple[Settlement, Answer]] = []
@@ -249,9 +318,8 @@ class LaneLog:
                 )
                 previous = digest(raw)
                 entries.append((raw, previous))
-            if unit.settlement:
-                answers.append((unit.settlement, msgspec.structs.replace(unit.settlement.answer, seq=seq)))
-        return _Append(
+            answers += ((one, msgspec.structs.replace(one.answer, seq=seq)) for one in unit.settlements)
+        return Append(
             units=len(units),
             entries=tuple(entries),
             answers=tuple(answers),
@@ -261,11 +329,11 @@ class LaneLog:
             token=lease.token,
         )
 
-    def _request(self, append: _Append, lease: Lease, at_once: bool) -> list[Any]:
+    def _request(self, append: Append, lease: Lease, at_once: bool) -> list[Any]:
         keys = self._keys
         request: list[Any] = [
-            "FCALL", "tocsin_append", 7,
-            keys.lease, keys.head, keys.events, keys.commands, keys.ids, keys.id_expiry, keys.parked,
+            "FCALL", "tocsin_append", 8, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
+            keys.id_expiry, keys.parked, keys.archived,
             lease.fence, self.seq, self.hash, lease.token, "1" if at_once else "0", len(append.entries),
         ]  # fmt: skip
         for entry in append.entries:
@@ -279,39 +347,29 @@ class LaneLog:
         request.append(len(parked))
         for one in parked:
             request += (one.raw, one.signature, one.id, one.why, one.deliveries)
+        told = self._by_client(append, "memory")
+        request[2] = 8 + len(told)
+        request[11:11] = told
+        request += (REPLY_LENGTH, REPLY_KEEP)
+        for answers in told.values():
+            request += (len(answers), *answers)
         return request
 
-    def _skip(self, append: _Append, index: int) -> None:
-        """Drop the unit whose command is not open any more: it has its result already."""
+    def _skip(self, append: Append, index: int) -> None:
+        """Drop what settles a command that is not open any more: it has its result already."""
         settlement = append.answers[index - 1][0]
         for at in range(append.units):
-            if self._queue[at].settlement is settlement:
-                # One step, because other threads add to the queue meanwhile.
+            unit = self._queue[at]
+            if not any(one is settlement for one in unit.settlements):
+                continue
+            others = tuple(one for one in unit.settlements if one is not settlement)
+            # In one step: other threads add to the queue meanwhile.
+            if others:
+                self._queue[at] = Unit(unit.drafts, others)
+            else:
                 del self._queue[at]
-                break
+            break
         log.warning("result not needed", lane=self._lane, command=settlement.answer.id)
-
-    def _conclude(self, append: _Append, *, raised: bool, here: bool) -> None:
-        """Reply to whom it may be told now; prove the rest durable, raise the watermark, reply to them."""
-        waiting = [pair for pair in append.answers if pair[0].durability != "memory"]
-        at_once = [c for s, a in append.answers if s.durability == "memory" for c in self._reply(s, a)]
-        later = [c for s, a in waiting if s.durability != "archive" for c in self._reply(s, a)]
-        held = [c for s, a in waiting if s.durability == "archive" for c in self._reply(s, a)]
-        level = highest([self._durability, *(settlement.durability for settlement, _ in waiting)])
-        wait = self._prover.command(level)
-        if wait and here:
-            reply = self._link.batch([*at_once, wait], timeout=patience(wait))[-1]
-            if isinstance(reply, ResponseError) or not self._prover.accepts(level, reply, self._link):
-                self._prove(level)
-        else:
-            self._prove(level)
-            later = at_once + later
-        step("proven")
-        raising = [] if raised else [self._raising(append.seq, append.hash, append.token)]
-        self._raise_watermark(raising + later)
-        if held:
-            self._held_replies.add(append.seq, append.hash, held)
-        step("replied")
 
     def _prove(self, level: Durability) -> None:
         mark = renewal(self._keys, self._held())
@@ -323,14 +381,8 @@ class LaneLog:
             # Submit offers no `disk` where there is none; what came past it must not stop the lane.
             self._prover.prove(self._link, mark, "replica", timeout=PATIENCE)
 
-    def _raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:
-        if self._replid[0] != self._link.generation:
-            replid = replication_id(self._link)
-            self._replid = (self._link.generation, replid)
-        keys = self._keys
-        return ("FCALL", "tocsin_raise", 2, keys.head, keys.events, seq, hash, token, self._replid[1])
-
-    def _raise_watermark(self, commands: list[tuple[Any, ...]]) -> None:
+    def _conclude(self, commands: list[tuple[Any, ...]]) -> None:
+        """Raise the watermark and tell whom it may be told now."""
         if not commands:
             return
         for command, reply in zip(commands, self._link.batch(commands), strict=True):
@@ -343,13 +395,22 @@ class LaneLog:
                 raise reply
             if reply != b"ok":
                 self._link.close()
-                raise Unreachable(f"watermark of lane {self._lane!r} not raised: {reply!r}", sent=True)
+                raise WatermarkRefused(f"watermark of lane {self._lane!r} not raised: {reply!r}")
 
-    def _reply(self, settlement: Settlement, answer: Answer) -> list[tuple[Any, ...]]:
-        if not settlement.client:
-            return []
-        key = self._station.replies(settlement.client)
-        return [
-            ("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", "i", answer.id, "a", canonical(answer)),
-            ("EXPIRE", key, REPLY_KEEP),
-        ]
+    def _by_client(self, append: Append, *levels: Durability) -> dict[str, list[bytes]]:
+        """The answers that are given at these levels, by the key of the replies, where that is here."""
+        told: dict[str, list[bytes]] = {}
+        for settlement, answer in append.answers:
+            key = self._station.replies(settlement.client)
+            if settlement.client and settlement.durability in levels and self._link.serves(key):
+                told.setdefault(key, []).append(canonical(answer))
+        return told
+
+    def _replies(self, append: Append, *levels: Durability) -> list[tuple[Any, ...]]:
+        """The commands that tell them: one entry for each client."""
+        commands: list[tuple[Any, ...]] = []
+        for key, answers in self._by_client(append, *levels).items():
+            fields = [field for answer in answers for field in ("a", answer)]
+            commands.append(("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", *fields))
+            commands.append(("EXPIRE", key, REPLY_KEEP))
+        return commands

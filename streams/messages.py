@@ -13,6 +13,8 @@ from typing import Any, Literal
 import msgspec
 from uuid_utils import uuid7
 
+from streams.readings import Readings
+
 SCHEMA = 1
 GENESIS = "0" * 64
 """The `prev` of a lane's first event."""
@@ -44,7 +46,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: str | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A fact in a lane's log. Its hash is SHA-256 of its bytes and stands beside them."""
 
     seq: int
@@ -60,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: str | None = None
 
 
-class Logged(msgspec.Struct, frozen=True):
+class Logged(msgspec.Struct, frozen=True, gc=False):
     """An event as it stands in the log: decoded, with its bytes and their hash (hex)."""
 
     event: Event
@@ -92,6 +94,12 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     peak_dbfs: float | None
     seconds: float
     """Audio read since the source started, in seconds."""
+    decoded: float | None = None
+    """Audio that went through the decoder of alerts since then, in seconds; None: nobody listens."""
+    readings: Readings | None = None
+    """What the other meters say; None: an older version, which had none."""
+    spectrum: tuple[int, ...] | None = None
+    """Levels in dBFS of bands of one width from 0 Hz to half the rate; None: nobody looks."""
 
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -9,6 +9,7 @@ import msgspec
 
 STATION_ID = re.compile(r"[a-z0-9-]{1,32}")
 SOURCE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PIPE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 STATION_LANE = "station"
@@ -76,6 +77,11 @@ class LaneKeys(msgspec.Struct, frozen=True):
         return f"{self.prefix}:{name}"
 
     @property
+    def lane(self) -> str:
+        """The lane's own name."""
+        return self.prefix[self.prefix.index("{") + 1 : -1]
+
+    @property
     def commands(self) -> str:
         return self._key("commands")
 
@@ -108,6 +114,16 @@ class LaneKeys(msgspec.Struct, frozen=True):
         return self._key("parked")
 
     @property
+    def archived(self) -> str:
+        """How far the archive is: told by the projections, who write nothing of the head."""
+        return self._key("archived")
+
+    @property
+    def state(self) -> str:
+        """What the owner needs to know of the events that were trimmed."""
+        return self._key("state")
+
+    @property
     def telemetry(self) -> str:
         return self._key("telemetry")
 
@@ -136,6 +152,11 @@ class StationKeys(msgspec.Struct, frozen=True):
 
     def node(self, name: str) -> str:
         return self._key(f"node:{name}")
+
+    @property
+    def looking(self) -> str:
+        """Sorted set: the sources whose spectrum somebody looks at, by the Unix time until when."""
+        return self._key("looking")
 
     def source_snapshot(self, source: str) -> str:
         return self._key(f"snapshot:source:{source}")

@@ -1,4 +1,4 @@
-"""What a process does before it works in a station: find the primary, check it, load the functions."""
+"""What a process does before it works in a station: find each primary, check it, load the functions."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ import threading
 import structlog
 from redis.exceptions import ResponseError
 
+from streams.backoff import Backoff
 from streams.connection import Unreachable, connect
 from streams.library import load_library
 from streams.server_check import check_server
 from streams.settings import RedisSection
 
-RETRY = 0.5
-"""Seconds between attempts to reach a primary."""
-
 log = structlog.get_logger(__name__)
 
 
 def make_ready(redis: RedisSection, name: str, stopping: threading.Event) -> None:
-    """Check the primary and load the server-side functions, waiting for one until `stopping` is set.
+    """Check each primary and load the server-side functions, waiting for it until `stopping` is set.
 
     Raises WrongServer where the server would break a promise.
     """
-    link, told = connect(redis, name), False
+    link, backoff = connect(redis, name), Backoff(stopping)
     while not stopping.is_set():
         try:
-            check_server(link)
+            for one in link.primaries():
+                check_server(one)
             load_library(link)
             break
         except (Unreachable, ResponseError) as error:
-            if not told:
+            if backoff.failures == 0:
                 log.warning("waiting for Redis", detail=str(error))
-            told = True
-            stopping.wait(RETRY)
+            backoff.wait()
     link.close()

@@ -1,26 +1,32 @@
 """Which server is the primary: asked of every Sentinel, believed from a majority.
 
-Sentinel clients guide: https://valkey.io/topics/sentinel-clients/. Beyond it, all Sentinels are
-asked and the highest config-epoch among a majority of answers wins, because the Sentinel that
-leads a failover can be seconds behind the others, and an isolated one is stale for as long as it is cut off.
+Sentinel clients guide: https://valkey.io/topics/sentinel-clients/. Beyond it, all Sentinels are asked.
+What a majority names and sees no fault in is the primary, whatever the others say: they may be cut
+off, stale, or lie. Without such a majority there is a failover, and the highest config-epoch wins among
+the servers that a majority knows as part of the set: the Sentinel that leads a failover can be
+seconds behind the others, so a majority for the new primary would come seconds later.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
-from redis.backoff import NoBackoff
 from redis.connection import Connection
-from redis.exceptions import RedisError
-from redis.retry import Retry
+from redis.exceptions import NoPermissionError, RedisError
 
+from streams.dial import dial
 from streams.settings import RedisSection
 
 ASK_TIMEOUT = 0.5
 """Seconds a Sentinel may take to answer."""
+STRAGGLING = 0.1
+"""Seconds that it may answer later than a majority did, where somebody waits to go on."""
 
 
 class Address(NamedTuple):
@@ -34,35 +40,58 @@ class Address(NamedTuple):
 
 
 class NoPrimary(Exception):
-    """Raised when no majority of the Sentinels answers, or none of them knows the service."""
+    """Raised when no majority of the Sentinels answers, or what they say does not fit together."""
+
+    fault = "NOPRIMARY"
+    """What it is called in `streams.faults`."""
 
 
 class Opinion(msgspec.Struct, frozen=True):
-    """What one Sentinel says of the primary."""
+    """What one Sentinel says of the primary; `replicas` is None where it does not tell."""
 
     address: Address
     epoch: int
     flags: frozenset[str]
+    replicas: frozenset[Address] | None = None
 
     @property
     def failing(self) -> bool:
         """Whether this Sentinel believes the primary to be down or a failover to be in progress."""
         return bool(self.flags & {"s_down", "o_down", "failover_in_progress"})
 
+    def knows(self, address: Address) -> bool:
+        """Whether `address` belongs to the set that this Sentinel watches."""
+        return address == self.address or self.replicas is None or address in self.replicas
+
 
 def primary_address(redis: RedisSection) -> Address:
     """The primary that a majority of Sentinels makes believable; raises NoPrimary."""
-    return chosen(ask(redis), redis)
+    return chosen(ask(redis, enough=lambda opinions: _settled(opinions, redis) is not None), redis)
 
 
 def chosen(opinions: Sequence[Opinion], redis: RedisSection) -> Address:
-    """The address with the highest config-epoch among a majority of opinions; raises NoPrimary."""
-    if len(opinions) < majority(redis):
+    """The primary, by what the Sentinels say: see the top of this module. Raises NoPrimary."""
+    needed = majority(redis)
+    if len(opinions) < needed:
         raise NoPrimary(
             f"{len(opinions)} of {len(redis.sentinels)} Sentinels answered for {redis.service!r}; "
-            f"{majority(redis)} are needed ({', '.join(redis.sentinels)})"
+            f"{needed} are needed ({', '.join(redis.sentinels)})"
         )
-    return max(opinions, key=lambda opinion: opinion.epoch).address
+    settled = _settled(opinions, redis)
+    if settled is not None:
+        return settled
+    # The leader of a failover has the new epoch too, and the old address until it is done with all.
+    for opinion in sorted(opinions, key=lambda opinion: (-opinion.epoch, opinion.failing)):
+        if sum(one.knows(opinion.address) for one in opinions) >= needed:
+            return opinion.address
+    named = ", ".join(sorted({str(opinion.address) for opinion in opinions}))
+    raise NoPrimary(f"the Sentinels contradict one another on {redis.service!r}: they name {named}")
+
+
+def _settled(opinions: Sequence[Opinion], redis: RedisSection) -> Address | None:
+    """The primary that a majority names and sees no fault in."""
+    named = {opinion.address for opinion in opinions}
+    return next((address for address in named if agreed(opinions, redis, address)), None)
 
 
 def confirmed(redis: RedisSection, address: Address) -> bool:
@@ -81,49 +110,96 @@ def majority(redis: RedisSection) -> int:
     return len(redis.sentinels) // 2 + 1
 
 
-def ask(redis: RedisSection) -> list[Opinion]:
-    """The opinions of all Sentinels that answer within ASK_TIMEOUT, asked at the same time."""
-    answers: list[Opinion] = []
+def ask(redis: RedisSection, enough: Callable[[list[Opinion]], bool] | None = None) -> list[Opinion]:
+    """The opinions of all Sentinels that answer within ASK_TIMEOUT, asked at the same time.
+
+    Those that come after what is `enough` are not waited for, and once a majority has answered the
+    others have only STRAGGLING more: one of them was on the host that has just died.
+    """
+    answers: SimpleQueue[Opinion | None] = SimpleQueue()
 
     def one(sentinel: str) -> None:
-        if opinion := _opinion(sentinel, redis):
-            answers.append(opinion)
+        answers.put(_opinion(sentinel, redis))
 
     # No pool: its threads could not be had any more while a process ends, and would be waited for.
+    for sentinel in redis.sentinels:
+        threading.Thread(target=one, args=(sentinel,), name=f"ask-{sentinel}", daemon=True).start()
+    opinions: list[Opinion] = []
+    until = math.inf
+    for _ in redis.sentinels:
+        try:
+            opinion = answers.get(timeout=min(max(until - time.monotonic(), 0.0), 60.0))
+        except Empty:
+            break
+        if opinion is None:
+            continue
+        opinions.append(opinion)
+        if enough is not None and enough(opinions):
+            break
+        if enough is not None and len(opinions) == majority(redis):
+            until = time.monotonic() + STRAGGLING
+    return opinions
+
+
+def ask_each(redis: RedisSection) -> dict[str, Opinion | None]:
+    """What each Sentinel says, by its `host:port`; None where it does not answer within ASK_TIMEOUT."""
+    found: dict[str, Opinion | None] = dict.fromkeys(redis.sentinels)
+
+    def one(sentinel: str) -> None:
+        found[sentinel] = _opinion(sentinel, redis)
+
     threads = [threading.Thread(target=one, args=(sentinel,), daemon=True) for sentinel in redis.sentinels]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    return answers
+        thread.join(3 * ASK_TIMEOUT)
+    return dict(found)
 
 
 def _opinion(sentinel: str, redis: RedisSection) -> Opinion | None:
-    host, _, port = sentinel.rpartition(":")
-    connection = Connection(
-        host=host,
-        port=int(port),
-        password=redis.password or None,
-        driver_info=None,
-        protocol=2,
-        socket_connect_timeout=ASK_TIMEOUT,
-        socket_timeout=ASK_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-    )
+    connection = open_sentinel(sentinel, redis)
     try:
         connection.connect()
-        connection.send_command("SENTINEL", "MASTER", redis.service)
-        return _parse(connection.read_response())
+        asking = (("SENTINEL", "MASTER", redis.service), ("SENTINEL", "REPLICAS", redis.service))
+        connection.send_packed_command(connection.pack_commands(asking))
+        said = connection.read_response()
+        try:
+            replicas = connection.read_response()
+        except NoPermissionError:
+            replicas = None
+        return _parse(said, replicas)
     except (RedisError, OSError, KeyError, ValueError):
         return None
     finally:
         connection.disconnect()
 
 
-def _parse(flat: list[Any]) -> Opinion:
-    fields = {key.decode(): value.decode() for key, value in zip(flat[::2], flat[1::2], strict=True)}
+def open_sentinel(sentinel: str, redis: RedisSection) -> Connection:
+    """A connection (not yet made) to the Sentinel at `host:port`, without retries."""
+    host, _, port = sentinel.rpartition(":")
+    return dial(
+        redis,
+        host,
+        int(port),
+        redis.sentinel_login,
+        connect_timeout=ASK_TIMEOUT,
+        reply_timeout=ASK_TIMEOUT,
+    )
+
+
+def _parse(said: list[Any], replicas: list[list[Any]] | None) -> Opinion:
+    fields = _fields(said)
     return Opinion(
-        address=Address(fields["ip"], int(fields["port"])),
+        address=_address(fields),
         epoch=int(fields["config-epoch"]),
         flags=frozenset(fields["flags"].split(",")),
+        replicas=None if replicas is None else frozenset(_address(_fields(one)) for one in replicas),
     )
+
+
+def _fields(flat: list[Any]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _address(fields: dict[str, str]) -> Address:
+    return Address(fields["ip"], int(fields["port"]))

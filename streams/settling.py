@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from streams.admission import FORGET, UNREADABLE, Delivery, valid_until
+from streams.admission import FORGET, UNREADABLE, UNSIGNED, Delivery, valid_until
 from streams.drafts import Draft, Settlement
 from streams.handler import Result
 from streams.messages import Answer, Durability
 from streams.parking import Parked
 from streams.vocabulary import CommandResult, ParkedAdded, plain
+
+KEPT_OF_UNSIGNED = 4096
+"""Bytes that the log keeps of what is not signed."""
 
 
 def settled(
@@ -31,7 +34,7 @@ def settled(
     data = CommandResult(
         type=type,
         sequence=delivery.sequence,
-        request=delivery.raw.decode("utf-8", "replace"),
+        request=_shown(delivery, result).decode("utf-8", "replace"),
         signature=delivery.signature,
         state=result.state,
         reason=result.reason,
@@ -73,6 +76,12 @@ def settled(
     return (*result.drafts, fact, event), settlement
 
 
+def _shown(delivery: Delivery, result: Result) -> bytes:
+    """What the log keeps of the bytes: of those that are nobody's only the beginning, lest they fill it."""
+    trusted = result.outcome != "rejected" or result.reason not in UNSIGNED
+    return delivery.raw if trusted else delivery.raw[:KEPT_OF_UNSIGNED]
+
+
 def parked_copy(delivery: Delivery, result: Result) -> Parked | None:
     """The copy to keep of a command that `result` parks; None where it does not."""
     if (result.outcome, result.reason) != ("failed", "parked"):
@@ -94,7 +103,7 @@ def durability_of(delivery: Delivery, default: Durability) -> Durability:
 def _outline(delivery: Delivery) -> _Outline:
     """What can be read of a command that may be unreadable or not to be trusted."""
     try:
-        return msgspec.json.decode(delivery.raw, type=_Outline)
+        return _decode_outline(delivery.raw)
     except UNREADABLE:
         return _Outline()
 
@@ -104,3 +113,6 @@ class _Outline(msgspec.Struct, frozen=True):
 
     source: str = ""
     durability: Durability | None = None
+
+
+_decode_outline = msgspec.json.Decoder(_Outline).decode

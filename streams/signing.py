@@ -8,12 +8,12 @@ bytes; signatures travel as lower-case hex.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Mapping
-from functools import cache
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,17 +28,34 @@ Role = Literal["viewer", "auditor", "operator", "engineer", "node"]
 ALLOWED: Mapping[Role, frozenset[str]] = {
     "viewer": frozenset(),
     "auditor": frozenset(),
-    "operator": frozenset({"source.start", "source.stop", "source.restart"}),
+    "operator": frozenset(
+        {
+            "source.start",
+            "source.stop",
+            "source.restart",
+            "recording.start",
+            "recording.stop",
+            "condition.acknowledge",
+        }
+    ),
     "engineer": frozenset({"*"}),
-    "node": frozenset(),
+    "node": frozenset({"source.report"}),
 }
 """Which command types a role may sign; `*` stands for all."""
+
+
+class Earlier(msgspec.Struct, frozen=True, kw_only=True):
+    """A public half that a key had before it was rotated, and until when it still verifies."""
+
+    public: str
+    until: datetime
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A key. `secret` (base64, 32 bytes) never leaves its file; a verifier's ed25519 key has none.
 
-    `public` (base64, 32 bytes) is there for ed25519 only.
+    `public` (base64, 32 bytes) is there for ed25519 only. With `sources` or `groups` (names, or patterns
+    with `*` and `?`) it is limited to these. `earlier` are the halves it had before.
     """
 
     id: str
@@ -46,6 +63,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: Role
     secret: str = ""
     public: str = ""
+    sources: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
 
     def __repr__(self) -> str:
         return f"Key(id={self.id!r}, algorithm={self.algorithm!r}, role={self.role!r})"
@@ -61,6 +81,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Keyring = Mapping[str, Key]
+KEPT = 4096
+"""Secrets and halves that are kept decoded: more than a station has, fewer than strangers may send."""
 
 
 class InvalidKey(ValueError):
@@ -71,9 +93,10 @@ def sign(raw: bytes, key: Key) -> str:
     """The signature of `raw` by `key`, in hex; raises InvalidKey when the key cannot sign."""
     if not key.secret:
         raise InvalidKey(f"key {key.id!r} is here without its secret: it can verify, not sign")
-    secret = base64.b64decode(key.secret)
     if key.algorithm == "hmac-sha256":
-        return hmac.new(secret, raw, hashlib.sha256).hexdigest()
+        signing = _shared(key.secret).copy()
+        signing.update(raw)
+        return signing.hexdigest()
     return _private(key.secret).sign(raw).hex()
 
 
@@ -92,21 +115,57 @@ def verifies(raw: bytes, signature: str, key: Key) -> bool:
     return stated.hex() == signature
 
 
+def signed_by(raw: bytes, signature: str, key: Key, at: datetime | None = None) -> bool:
+    """Whether `key` signed, with the half it has or one it had that still verified `at` (None: any)."""
+    if verifies(raw, signature, key):
+        return True
+    return any(
+        verifies(raw, signature, msgspec.structs.replace(key, public=half.public))
+        for half in key.earlier
+        if at is None or at < half.until
+    )
+
+
+def halves(key: Key) -> tuple[str, ...]:
+    """All public halves that the key has and had, the one it has first."""
+    return (key.public, *(half.public for half in reversed(key.earlier)))
+
+
+def new_key(id: str, role: Role, algorithm: Algorithm = "hmac-sha256") -> Key:
+    """Make a key of 256 random bits; it stands nowhere yet."""
+    return of_secret(id, role, algorithm, base64.b64encode(secrets.token_bytes(32)).decode())
+
+
+def of_secret(id: str, role: Role, algorithm: Algorithm, secret: str) -> Key:
+    """The key whose secret is this one (base64, 32 bytes). Raises InvalidKey."""
+    try:
+        sound = len(base64.b64decode(secret, validate=True)) == 32
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InvalidKey(f"the secret of key {id!r} is not 32 bytes in base64")
+    public = ""
+    if algorithm == "ed25519":
+        public = base64.b64encode(_private(secret).public_key().public_bytes_raw()).decode()
+    return Key(id=id, algorithm=algorithm, role=role, secret=secret, public=public)
+
+
 def create_key(directory: Path, id: str, role: Role, algorithm: Algorithm = "hmac-sha256") -> Key:
     """Make a key with 256 random bits and write it to a new file of mode 0600 in `directory`.
 
     Raises FileExistsError when there is such a file.
     """
-    secret = base64.b64encode(secrets.token_bytes(32)).decode()
-    public = ""
-    if algorithm == "ed25519":
-        public = base64.b64encode(_private(secret).public_key().public_bytes_raw()).decode()
-    key = Key(id=id, algorithm=algorithm, role=role, secret=secret, public=public)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(directory / f"{id}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    key = new_key(id, role, algorithm)
+    write_key(directory / f"{id}.json", key)
+    return key
+
+
+def write_key(path: Path, key: Key) -> None:
+    """Write `key` to a new file of mode 0600, in a folder of mode 0700; raises FileExistsError, OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.encode(key))
-    return key
 
 
 def without_secret(key: Key) -> Key:
@@ -116,14 +175,20 @@ def without_secret(key: Key) -> Key:
     return msgspec.structs.replace(key, secret="")
 
 
-@cache
+@lru_cache(KEPT)
+def _shared(secret: str) -> hmac.HMAC:
+    # To be copied: setting one up takes longer than what is signed with it.
+    return hmac.new(base64.b64decode(secret), digestmod="sha256")
+
+
+@lru_cache(KEPT)
 def _private(secret: str) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     return ed25519.Ed25519PrivateKey.from_private_bytes(base64.b64decode(secret))
 
 
-@cache
+@lru_cache(KEPT)
 def _public(public: str) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
 from streams.connection import Link
+from streams.history import Archive, EventsMissing
 from streams.messages import GENESIS, Logged, decode_event
 from streams.names import LaneKeys
 
@@ -37,11 +40,18 @@ class PositionAhead(Exception):
 
 
 class Tail:
-    """Follows one lane from a position; `after` moves along with what was read."""
+    """Follows one lane from a position; `after` moves along with what was read.
 
-    def __init__(self, link: Link, keys: LaneKeys, after: Position = START) -> None:
+    What is no longer in Redis is read from `archive`.
+    """
+
+    def __init__(
+        self, link: Link, keys: LaneKeys, after: Position = START, archive: Archive | None = None
+    ) -> None:
         self._link = link
         self._keys = keys
+        self._archive = archive
+        self._archived: Iterator[Logged] = iter(())
         self.after = after
         self.head_seq = after.seq
         """The last seq in the log as of the latest read: its distance to `after` is the lag."""
@@ -49,7 +59,7 @@ class Tail:
     def read(self, count: int = 500, block: float = 1.0) -> list[Logged]:
         """The next events up to the watermark, at most `count`; empty when `block` seconds brought none.
 
-        Raises PositionAhead, Unreachable.
+        Raises PositionAhead, EventsMissing (trimmed, and not archived), ArchiveAway, Unreachable.
         """
         deadline = time.monotonic() + block
         while True:
@@ -66,6 +76,12 @@ class Tail:
                 self._link.call(*wake, timeout=left)
 
     def _next(self, count: int) -> list[Logged]:
+        batch = list(islice(self._archived, count)) or self._hot(count)
+        if batch:
+            self.after = Position(batch[-1].event.seq, batch[-1].hash)
+        return batch
+
+    def _hot(self, count: int) -> list[Logged]:
         keys, after = self._keys, self.after
         status, head_seq, rest = self._link.call(
             "FCALL_RO", "tocsin_tail", 2, keys.head, keys.events, after.seq, after.hash, count
@@ -74,6 +90,16 @@ class Tail:
         if status == b"ahead":
             raise PositionAhead(self.after, self.head_seq, rest.decode())
         batch = [Logged(decode_event(raw), raw, stated.decode()) for raw, stated in rest]
-        if batch:
-            self.after = Position(batch[-1].event.seq, batch[-1].hash)
+        if batch and batch[0].event.seq > after.seq + 1:
+            return self._trimmed(batch[0].event.seq - 1, count)
+        return batch
+
+    def _trimmed(self, last: int, count: int) -> list[Logged]:
+        """The first `count` of what stands between the position and the log; the rest is read next."""
+        lane, first = self._keys.lane, self.after.seq + 1
+        entries = self._archive.after(lane, first - 1, last) if self._archive else ()
+        self._archived = (Logged(decode_event(raw), raw, stated) for raw, stated in entries)
+        batch = list(islice(self._archived, count))
+        if not batch:
+            raise EventsMissing(lane, first, last, archive=self._archive is not None)
         return batch

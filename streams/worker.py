@@ -6,48 +6,49 @@ exactly once is here and in the functions it calls.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from streams.admission import (
-    Delivery,
-    Refusal,
-    Task,
-    admit,
-    parse_delivery,
-    settled_answer,
-)
+from streams import traces
+from streams.admission import MAX_DELIVERIES, Delivery, Refusal, Task, admit, late, settled_answer
+from streams.backoff import Backoff
 from streams.connection import Unreachable, connect
 from streams.drafts import Draft, check
-from streams.durability import NotDurable, Prover, patience
-from streams.handler import Handler, Result
-from streams.healing import Archive, ArchiveAway
-from streams.lease import LENGTH, RENEW, Held, Lease, LeaseLost, acquire, new_nonce, release, renew, renewal
-from streams.log import PATIENCE, LaneLog
+from streams.durability import NotDurable, Prover
+from streams.handler import Handler, Result, told
+from streams.history import Archive, ArchiveAway, EventsMissing, replayed
+from streams.intake import COUNT, Intake
+from streams.latest import Latest, outdated, with_latest
+from streams.lease import LENGTH, RENEW, Held, LeaseLost, renewal
+from streams.library import bring_back
+from streams.log import LaneLog
 from streams.messages import Durability
 from streams.names import StationKeys
-from streams.replay import replay
+from streams.proofs import PATIENCE, WatermarkRefused
+from streams.rejections import Counted, Rejections
 from streams.settings import Settings
 from streams.settling import durability_of, settled
 from streams.signing import Keyring
 from streams.steps import step
+from streams.tenure import Tenure
+from streams.trimming import STEP, Trimmer, recall
 from streams.turns import Turns
 
-COUNT = 128
-"""Commands taken at once."""
 IDLE = 1.0
 """Seconds to block for a command before looking after the lease."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
-"""Seconds between attempts to own a lane that cannot be reached (full jitter, doubling)."""
-INTERRUPTIONS = (Unreachable, LeaseLost, NotDurable, ArchiveAway, ResponseError)
+KEYS_LOOK = 0.02
+"""Seconds between two looks whether the keys are known."""
+ALONE = 10.0
+"""Seconds that a command's last try may take before others are taken beside it."""
+INTERRUPTIONS = (
+    Unreachable, LeaseLost, NotDurable, ArchiveAway, EventsMissing, WatermarkRefused, ResponseError
+)  # fmt: skip
 """What is expected to interrupt an owner now and then."""
 
 
@@ -64,36 +65,40 @@ class LaneWorker:
         keyring: Callable[[], Keyring],
         prover: Prover,
         archive: Archive | None = None,
+        known: Callable[[], bool] = lambda: True,
+        groups: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
+        """`known` tells whether `keyring` is what is so now, `groups` those that a source is in."""
         self._station = StationKeys(settings.station.id)
         self._station_id = settings.station.id
         self._durability: Durability = settings.durability
         self._lane = lane
         self._node = node
         self._keys = self._station.lane(lane)
-        self._handler = handler
-        self._keyring = keyring
-        self._prover = prover
-        self._link = connect(settings.redis, f"{node}-{lane}-take")
+        self._handler = traces.watched(handler)
+        self._keyring, self._known, self._groups = keyring, known, groups
+        self._prover, self._archive = prover, archive
+        self._link = connect(settings.redis, f"{node}-{lane}-take", slot_of=self._keys.commands)
         self._log = LaneLog(
-            connect(settings.redis, f"{node}-{lane}-log"),
-            self._station,
-            lane,
-            node,
-            prover,
-            self._durability,
-            archive,
-        )
+            connect(settings.redis, f"{node}-{lane}-log", slot_of=self._keys.commands),
+            self._station, lane, node, prover, self._durability, archive, settings.archive.keep,
+        )  # fmt: skip
+        self._summary = with_latest(handler.summary)
+        trimming = connect(settings.redis, f"{node}-{lane}-trim", slot_of=self._keys.commands)
+        self._trimmer = Trimmer(trimming, self._keys, archive, self._summary, settings.archive.keep)
         self._turns = Turns(self._execute)
         self._open: dict[str, Delivery] = {}
-        self._lease: Lease | None = None
-        self._nonce = new_nonce()
-        self._consumer = f"{node}.{self._nonce}"
+        self._begun: set[str] = set()
+        """The entries whose execution was begun in this process, and whose results do not stand yet."""
+        self._latest = Latest()
+        self._rejections = Rejections()
+        self._tenure = Tenure(self._link, self._keys, node)
+        self._intake = Intake(self._link, self._keys, f"{node}.{self._tenure.nonce}")
         self._restored = False
-        self._unwritten = threading.Event()
+        self._durable = True
+        """Whether what was taken last is known to be durable."""
         self._posted = threading.Event()
         self._leaving = False
-        self._server_time = (0.0, datetime.fromtimestamp(0, UTC))
         self._said = ""
         self._logger = structlog.get_logger(__name__).bind(node=node, lane=lane)
         self.owned = threading.Event()
@@ -102,20 +107,22 @@ class LaneWorker:
     def run(self, stop: threading.Event) -> None:
         """Own the lane until `stop` is set, coming back by itself from whatever fails."""
         threading.Thread(target=self._write_posted, name=f"write-{self._lane}", daemon=True).start()
-        pause = FIRST_PAUSE
+        body = (lambda: self._tenure.lease if self.owned.is_set() else None, stop)
+        threading.Thread(target=self._trimmer.run, args=body, name=f"trim-{self._lane}", daemon=True).start()
+        backoff = Backoff(stop)
         while not stop.is_set():
             try:
                 self._own(stop)
-                pause = FIRST_PAUSE
+                backoff.reset()
             except Exception as error:
                 if self.owned.is_set():
-                    pause = FIRST_PAUSE
+                    backoff.reset()
                 self.owned.clear()
                 self._say(error)
+                bring_back(self._link, error)
                 # Whatever it was, the next attempt asks afresh which server is the primary.
                 self._link.close()
-                stop.wait(random.uniform(0, pause))
-                pause = min(pause * 2, LONGEST_PAUSE)
+                backoff.wait()
         self._leave()
 
     def _say(self, error: Exception) -> None:
@@ -127,23 +134,30 @@ class LaneWorker:
         self._logger.warning("lane interrupted", why=type(error).__name__, detail=str(error), exc_info=trace)
 
     def _own(self, stop: threading.Event) -> None:
-        lease = self._acquire(stop)
+        lease = self._tenure.acquire(stop, self._lose)
         if lease is None:
             return
-        self._lease = lease
         self._prover.prove(self._link, renewal(self._keys, lease), self._durability, timeout=PATIENCE)
         step("leased")
-        untouched = self._log.take(lease)
+        self._tend()
+        untouched = self._log.take(lease, self._tend)
         self._log.prove_head()
         step("head proven")
         if not (untouched and self._restored):
             # What is being done and was posted here rests on another log than the one that stands.
             self._turns.clear()
             self._open.clear()
-            self._handler.restore(replay(self._link, self._keys, upto=self._log.seq))
+            self._rejections.clear()
+            known = recall(self._link, self._keys, self._summary)
+            events = replayed(self._link, self._keys, self._archive, known.at.seq, self._log.seq)
+            self._latest, data = Latest.known(known.data)
+            self._handler.restore(self._latest.read(events, self._tend), data)
             self._restored = True
+            self._begun |= self._log.unwritten()
             self._log.discard()
         step("restored")
+        # With a full memory, room is needed before anything can be appended.
+        self._trimmer.attempt(self._tenure.lease or lease, STEP)
         self._log.post(Draft(type="lane.acquired", data={"fence": lease.fence}))
         self._log.flush()
         step("acquired")
@@ -152,125 +166,120 @@ class LaneWorker:
         self.owned.set()
         self._said = ""
         self._logger.info("lane acquired", token=lease.token, head=lease.head_seq)
-        self._take_pending()
+        self._take_pending(stop)
         self._follow(stop)
-
-    def _acquire(self, stop: threading.Event) -> Lease | None:
-        before = self._lease.fence if self._lease else ""
-        while not stop.is_set():
-            got = acquire(self._link, self._keys, self._node, before, self._nonce)
-            if isinstance(got, Lease):
-                self._nonce = new_nonce()
-                return got
-            if got.fence.endswith(f" {self._nonce}"):
-                # We acquired it, and the answer was lost.
-                before = got.fence
-                continue
-            self._lose(got)
-            before = ""
-            stop.wait(min(max(got.seconds, 0.05), 1.0))
-        return None
 
     def _lose(self, held: Held) -> None:
         """Somebody else holds the lane: forget what was going on here."""
-        if self._lease is None:
+        if self._tenure.lease is None:
             return
         self._logger.warning("lane lost", to=held.fence.split(" ")[0])
-        self._lease, self._restored = None, False
+        self._tenure.lease, self._restored = None, False
         self._turns.clear()
+        self._begun |= self._log.unwritten()
         self._log.drop()
         self._open.clear()
+        self._rejections.clear()
         self._handler.end()
 
-    def _take_pending(self) -> None:
-        """Finish what an earlier owner (or we, before an interruption) took and did not settle."""
-        after = "0-0"
-        while True:
+    def _take_pending(self, stop: threading.Event) -> None:
+        """Finish what an earlier owner (or we, before an interruption) took and did not settle.
+
+        What has its last try has it alone, so that a crash is counted against nothing that only waited.
+        """
+        after: str | None = "0-0"
+        pending: set[str] = set()
+        while after is not None:
+            self._tend()
             # Known before it is taken: what is being executed here, then what waits to be written.
             known = set(self._open) | self._log.unwritten()
-            taken = self._take(after)
-            if not taken:
-                break
+            taken, after = self._take(stop, after)
             for delivery in taken:
+                pending.add(delivery.entry)
+                alone = delivery.deliveries == MAX_DELIVERIES
+                if alone:
+                    self._let_finish(stop)
+                if stop.is_set():
+                    return
                 if delivery.entry not in known:
                     self._admit(delivery)
-            after = taken[-1].entry
+                if alone:
+                    self._let_finish(stop)
+        self._begun &= pending
+        self._log.flush()
+
+    def _let_finish(self, stop: threading.Event) -> None:
+        """Wait until nothing is being executed and all results are written; ALONE seconds at most."""
+        until = time.monotonic() + ALONE
+        while not self._turns.wait_idle(IDLE / 10) and time.monotonic() < until and not stop.is_set():
+            self._tend()
         self._log.flush()
 
     def _follow(self, stop: threading.Event) -> None:
-        last = self._last_entry()
-        renew_at = time.monotonic() + RENEW
+        last = self._intake.last_entry()
         wake: tuple[Any, ...] | None = None
         while not stop.is_set():
-            if self._unwritten.is_set():
-                self._unwritten.clear()
+            if self._log.troubled.is_set():
                 self._log.flush()
-            if time.monotonic() >= renew_at:
-                self._renew()
-                renew_at = time.monotonic() + RENEW
+            self._tend()
             # At first without blocking: what was submitted before `last` wakes nobody any more.
-            taken = self._take("new", wake)
+            taken, _ = self._take(stop, "new", wake)
             while taken:
                 last = taken[-1].entry
                 for delivery in taken:
                     self._admit(delivery)
-                self._log.flush()
-                if len(taken) < COUNT or time.monotonic() >= renew_at:
+                if len(taken) < COUNT or self._log.behind:
+                    self._log.flush()
+                else:
+                    # More waits already: it is admitted while these are being written.
+                    self._posted.set()
+                if (
+                    len(taken) < COUNT
+                    or time.monotonic() >= self._tenure.renew_at
+                    or self._log.troubled.is_set()
+                ):
                     break
-                taken = self._take("new")
+                taken, _ = self._take(stop, "new")
             wake = ("XREAD", "COUNT", 1, "BLOCK", int(IDLE * 1000), "STREAMS", self._keys.commands, last)
 
-    def _last_entry(self) -> str:
-        flat = self._link.call("XINFO", "STREAM", self._keys.commands)
-        info = dict(zip(flat[::2], flat[1::2], strict=True))
-        entry: bytes = info[b"last-generated-id"]
-        return entry.decode()
+    def _tend(self) -> None:
+        """Renew the lease, and count rejections, where that is due; raises LeaseLost, Unreachable."""
+        if renewed := self._tenure.tend(RENEW):
+            self._log.extend(renewed)
+            step("renewed")
+        self._count(self._rejections.due())
 
-    def _renew(self) -> None:
-        if self._lease is None:
-            raise LeaseLost(f"no lease of lane {self._lane!r}")
-        self._lease = renew(self._link, self._keys, self._lease)
-        self._log.extend(self._lease)
-        step("renewed")
-
-    def _take(self, mode: str, wake: tuple[Any, ...] | None = None) -> list[Delivery]:
-        """Take commands; they are returned once durable, as execution begins only then.
-
-        `wake` is a command to block on first, in the same round trip.
-        """
-        lease = self._lease
-        if lease is None or time.monotonic() > lease.until:
-            raise LeaseLost(f"no valid lease of lane {self._lane!r}")
-        keys = self._keys
-        take = (
-            "FCALL", "tocsin_take", 3, keys.lease, keys.commands, keys.ids,
-            lease.fence, self._consumer, COUNT, mode,
-        )  # fmt: skip
-        replies = self._link.batch([wake, take] if wake else [take], timeout=IDLE if wake else None)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        status, *rest = replies[-1]
-        if status != b"ok":
-            raise LeaseLost(f"the lease of lane {self._lane!r} is another's")
-        self._server_time = (time.monotonic(), datetime.fromtimestamp(rest[0] / 1000, UTC))
-        taken = [parse_delivery(*row) for row in rest[1]]
+    def _take(
+        self, stop: threading.Event, mode: str, wake: tuple[Any, ...] | None = None
+    ) -> tuple[list[Delivery], str | None]:
+        """Take commands, as `Intake.take` does, as soon as the keys that may sign them are known."""
+        self._await_keys(stop)
+        taken, after = self._intake.take(self._tenure.lease, mode, wake, IDLE)
         if taken:
+            self._await_keys(stop)
             step("read")
-        demanding = any(durability_of(delivery, self._durability) != "memory" for delivery in taken)
+            traces.taken(taken)
+        self._durable = not taken
+        return taken, after
+
+    def _await_keys(self, stop: threading.Event) -> None:
+        """Wait, leased, until it is known which keys are good: a revoked one must not pass meanwhile."""
+        while not (self._known() or stop.wait(KEYS_LOOK)):
+            self._tend()
+
+    def _make_durable(self) -> None:
+        """Wait until what was taken last is durable: what is done outside the log begins only then.
+
+        A result that rests on the log alone needs no such wait, for nobody is told of it before it is
+        durable itself, and with it all that stands before it.
+        """
+        lease = self._tenure.lease
+        if self._durable or lease is None:
+            return
         # What a command asks for beyond `replica` is for its result to wait for.
         level: Durability = "replica" if self._durability == "memory" else self._durability
-        wait = self._prover.command(level) if demanding else None
-        if wait:
-            acknowledged = self._link.call(*wait, timeout=patience(wait))
-            if not self._prover.accepts(level, acknowledged, self._link):
-                self._prover.prove(self._link, renewal(keys, lease), level, timeout=PATIENCE)
-        return taken
-
-    def _now(self) -> datetime:
-        """The server's time, by its last answer and our monotonic clock since."""
-        at, server = self._server_time
-        return server + timedelta(seconds=time.monotonic() - at)
+        self._prover.prove(self._link, renewal(self._keys, lease), level, timeout=PATIENCE)
+        self._durable = True
 
     def _admit(self, delivery: Delivery) -> None:
         if settled_answer(delivery):
@@ -279,36 +288,49 @@ class LaneWorker:
             self._link.call("XDEL", self._keys.commands, delivery.entry)
             return
         verdict = admit(
-            delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane, time=self._now()
-        )
+            delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane,
+            time=self._intake.now(), begun=delivery.entry in self._begun, groups=self._groups,
+        )  # fmt: skip
         self._open[delivery.entry] = delivery
         step("admitted")
         if isinstance(verdict, Refusal):
             self._refuse(delivery, verdict)
+            return
+        if by := self._latest.overtakes(verdict):
+            self._settle(delivery, outdated(by), command=verdict.command.id, type=verdict.command.type, by=by)
             return
         if self._turns.idle(verdict.command.source):
             result = self._carried_out(verdict, self._handler.attempt)
             if result is not None:
                 self._conclude(verdict, result)
                 return
-        for overtaken in self._turns.put(verdict):
+        if durability_of(delivery, self._durability) != "memory":
+            # Not open without a turn: should this fail, whoever owns the lane next admits it again.
+            del self._open[delivery.entry]
+            self._make_durable()
+            self._open[delivery.entry] = delivery
+        for overtaken in self._turns.put(msgspec.structs.replace(verdict, cancelled=threading.Event())):
             self._conclude(overtaken, Result(outcome="superseded", reason="superseded"))
 
     def _execute(self, task: Task) -> None:
         """Body of a source's turn: never raises, so that the turns after it come."""
-        if task.command.expires_at <= self._now():
-            result: Result | None = Result(outcome="expired", reason="expired", field="expires_at")
+        command, entry = task.command, task.delivery.entry
+        if command.expires_at <= self._intake.now():
+            tried = task.deliveries > 1 or entry in self._begun
+            result: Result | None = told(late(command, tried=tried))
         else:
+            self._begun.add(entry)
             result = self._carried_out(task, self._handler.execute)
         if result is not None:
             self._conclude(task, result)
-            self._flush()
+            self._log.flush_beside()
 
     def _carried_out(self, task: Task, how: Callable[[Task], Result | None]) -> Result | None:
         """What the handler makes of a task; an error of its own is a result too."""
         try:
             result = how(task)
-            check(result.drafts if result else ())
+            if result and result.drafts:
+                check(result.drafts)
             step("executed")
         except Exception as error:
             self._logger.exception("handler failed", command=task.command.id, source=task.command.source)
@@ -324,15 +346,15 @@ class LaneWorker:
         self._settle(task.delivery, result, command=task.command.id, type=task.command.type, by=by)
 
     def _refuse(self, delivery: Delivery, refusal: Refusal) -> None:
-        result = Result(
-            outcome=refusal.outcome, reason=refusal.reason, field=refusal.field, detail=refusal.detail
-        )
+        if refusal.command and refusal.reason == "parked":
+            self._latest.park(refusal.command, delivery.sequence)
         self._settle(
             delivery,
-            result,
+            told(refusal),
             command=delivery.id if refusal.attributed else None,
             type=refusal.command.type if refusal.command else "",
             marked=refusal.marked,
+            counted=None if self._rejections.tells(refusal) else refusal,
         )
 
     def _settle(
@@ -344,6 +366,7 @@ class LaneWorker:
         type: str,
         by: str | None = None,
         marked: bool = True,
+        counted: Refusal | None = None,
     ) -> None:
         if self._open.get(delivery.entry) is not delivery:
             # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
@@ -352,10 +375,23 @@ class LaneWorker:
             delivery, result, lane=self._lane, default=self._durability,
             command=command, type=type, by=by, marked=marked,
         )  # fmt: skip
+        if counted is not None:
+            self._rejections.count(counted, settlement, delivery.received_at)
+            self._count(self._rejections.due())
+            return
         self._log.settle(drafts, settlement)
         step("settled")
         # Only now, so that at any moment the log or `_open` knows it.
         self._open.pop(delivery.entry, None)
+        self._begun.discard(delivery.entry)
+
+    def _count(self, some: Counted | None) -> None:
+        """Settle the rejections that share an event, if there are some."""
+        if some is not None:
+            self._log.settle((some.draft,), *some.settlements)
+            for settlement in some.settlements:
+                self._open.pop(settlement.entry, None)
+            self._posted.set()
 
     def _post(self, draft: Draft) -> None:
         self._log.post(draft)
@@ -365,14 +401,7 @@ class LaneWorker:
         """Write what was posted, so that whoever posts need not wait; the body of a thread."""
         while self._posted.wait() and not self._leaving:
             self._posted.clear()
-            self._flush()
-
-    def _flush(self) -> None:
-        """Write from a thread that is not the lane's own; what fails is the lane's to mend."""
-        try:
-            self._log.flush()
-        except INTERRUPTIONS:
-            self._unwritten.set()
+            self._log.flush_beside()
 
     def _leave(self) -> None:
         """Give the lane up in order: finish what runs, log the release, free the lease.
@@ -383,17 +412,18 @@ class LaneWorker:
         self.owned.clear()
         self._leaving = True
         self._posted.set()
-        if self._lease is not None:
+        if self._tenure.lease is not None:
             self._turns.wait_idle(1.0)
             self._open.clear()
             self._turns.clear()
             self._handler.end()
+            self._count(self._rejections.rest())
             try:
                 self._log.post(Draft(type="lane.released", data={}))
-                self._log.flush()
-                release(self._link, self._keys, self._lease)
+                self._log.complete()
+                self._tenure.release()
             except INTERRUPTIONS as error:
                 self._logger.warning("lane not released", detail=str(error), free_in_seconds=LENGTH)
-            self._lease = None
+            self._tenure.lease = None
         self._link.close()
         self._log.close()

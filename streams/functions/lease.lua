@@ -1,8 +1,9 @@
 -- A lane's lease: who may write, proven by a fence (owner, token, nonce) that no two acquisitions share.
+-- With a full memory too: only an owner can make room.
 
 -- KEYS: lease, head, commands.  ARGV: owner, nonce, time to live (ms), the fence held before or ''
 -- Returns {'ok', fence, token, head seq, head hash} | {'held', fence of the holder, its time left (ms)}
-redis.register_function('tocsin_acquire', function(keys, args)
+redis.register_function{function_name = 'tocsin_acquire', flags = {'allow-oom'}, callback = function(keys, args)
   local lease, head, commands = unpack(keys)
   local owner, nonce, ttl, before = unpack(args)
   local holder = redis.call('GET', lease)
@@ -18,16 +19,16 @@ redis.register_function('tocsin_acquire', function(keys, args)
   end
   local last = redis.call('HMGET', head, 'seq', 'hash')
   return {'ok', fence, token, last[1] or '0', last[2] or string.rep('0', 64)}
-end)
+end}
 
 -- KEYS: lease.  ARGV: fence, time to live (ms).  Returns 1, or 0 when the lease is no longer held.
-redis.register_function('tocsin_renew', function(keys, args)
+redis.register_function{function_name = 'tocsin_renew', flags = {'allow-oom'}, callback = function(keys, args)
   if not holds(keys[1], args[1]) then return 0 end
   return redis.call('PEXPIRE', keys[1], args[2])
-end)
+end}
 
 -- KEYS: lease.  ARGV: fence.  Returns 1, or 0 when the lease was no longer held.
-redis.register_function('tocsin_release', function(keys, args)
+redis.register_function{function_name = 'tocsin_release', flags = {'allow-oom'}, callback = function(keys, args)
   if not holds(keys[1], args[1]) then return 0 end
   return redis.call('DEL', keys[1])
-end)
+end}

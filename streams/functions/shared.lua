@@ -15,6 +15,20 @@ local function replication_id()
   return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
 
+-- The part of maxmemory that is in use, looked at every 100 ms; 0 where there is no limit.
+local memory = {looked_at = 0, part = 0}
+
+local function part_in_use()
+  local now = now_ms()
+  if math.abs(now - memory.looked_at) >= 100 then
+    local info = redis.call('INFO', 'memory')
+    local limit = tonumber(string.match(info, '\nmaxmemory:(%d+)'))
+    local used = tonumber(string.match(info, '\nused_memory:(%d+)'))
+    memory = {looked_at = now, part = limit > 0 and used / limit or 0}
+  end
+  return memory.part
+end
+
 -- An id's mark: digest of the command, its sequence, its stream entry, and the answer once there is one.
 local function mark_of(digest, sequence, entry, answer)
   return digest .. ' ' .. sequence .. ' ' .. entry .. ' ' .. answer

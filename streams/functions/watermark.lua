@@ -1,7 +1,7 @@
 -- Raise a lane's watermark: events up to it are durable on the primary that proved it, and on no other.
 -- KEYS: head, events.  ARGV: seq, hash, token, replication id of the primary whose WAIT proved it
 -- Returns 'ok' | 'moved' (another primary) | 'differs' (that event does not stand there)
-redis.register_function('tocsin_raise', function(keys, args)
+redis.register_function{function_name = 'tocsin_raise', flags = {'allow-oom'}, callback = function(keys, args)
   local head, events = keys[1], keys[2]
   local seq, hash, token, replid = unpack(args)
   if replication_id() ~= replid then return 'moved' end
@@ -13,4 +13,4 @@ redis.register_function('tocsin_raise', function(keys, args)
   end
   redis.call('HSET', head, 'wm_seq', seq, 'wm_hash', hash, 'wm_token', token, 'wm_replid', replid)
   return 'ok'
-end)
+end}
