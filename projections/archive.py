@@ -2,7 +2,7 @@
 
 A lane's archiver is a runner of its own, so that a fold that stands still does not hold it back.
 Its rows and its position are one transaction. What it has committed it tells the lane's owner,
-by the field `archived` of the lane's head.
+by its key `archived`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ from threading import Event
 
 import msgspec
 from psycopg import Cursor
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, update
 
-from projections.projection import Positioned
+from projections.lasting import lasting
+from projections.projection import ALL, Positioned
 from projections.runner import Positions, Runner, after_position
 from projections.store import advance, enter
 from projections.tables import ARCHIVE, archive, positions
+from streams.backoff import REDIS, Waits
 from streams.connection import Link
 from streams.messages import Logged
 from streams.names import LaneKeys
+from streams.steps import step
 from streams.tail import START, Position
 
 TELL_EVERY = 1.0
 """Seconds after which the owner is told again how far the lane is: a failover may have lost it."""
 
-_COPY = "COPY archive (lane, seq, token, hash, raw, type, source, command, at, logged_at) FROM STDIN"
+_COPY = (
+    "COPY archive (lane, seq, token, hash, raw, type, source, command, at, logged_at)"
+    " FROM STDIN (FORMAT BINARY)"
+)
+_TYPES = ("text", "int8", "int8", "text", "bytea", "text", "text", "text", "timestamptz", "timestamptz")
 
 
 class _Archive(msgspec.Struct, frozen=True):
@@ -45,9 +52,20 @@ class Archiver(Runner):
     branch), it stands still and says so: what was archived is never changed or skipped over.
     """
 
-    def __init__(self, engine: Engine, link: Link, lane: str, keys: LaneKeys, stopping: Event) -> None:
-        # Whoever asked for durability `archive` waits for it.
-        super().__init__(engine, link, lane, keys, stopping, projections=(), linger=0.0)
+    def __init__(
+        self,
+        engine: Engine,
+        link: Link,
+        lane: str,
+        keys: LaneKeys,
+        stopping: Event,
+        *,
+        standbys: int = 0,
+        waits: Waits = REDIS,
+    ) -> None:
+        # No lingering: whoever asked for durability `archive` waits for it.
+        super().__init__(engine, link, lane, keys, stopping, projections=(), linger=0.0, waits=waits)
+        self._standbys = standbys
         self._standing = (THE_ARCHIVE,)
         self._at = START
         self._told_at = float("-inf")
@@ -57,44 +75,58 @@ class Archiver(Runner):
 
         def went_on() -> None:
             if time.monotonic() - self._told_at > TELL_EVERY:
-                self._tell_owner()
+                self._tell_owner(self._folded())
             progress()
 
         super().follow(went_on)
 
     def positions(self) -> Positions:
-        """Where the archive stands in the lane, known to be as lasting as the next commit will be."""
-        with self._engine.begin() as connection:
-            self._at = archive_position(connection, self.lane)
-            make_lasting(connection)
+        """Where the archive stands in the lane, all of it on the standbys. Raises NotLasting, DBAPIError."""
+        with lasting(self._engine, self._standbys) as connection:
+            at = archive_position(connection, self.lane)
+        self._at = at
         self._tell_owner()
-        return {ARCHIVE: self._at}
+        return {ARCHIVE: at}
 
     def commit(self, positions: Positions, events: list[Logged]) -> Positions:
-        """Keep `events` in one transaction with the position, and tell the owner.
+        """Keep `events` in one transaction with the position, and tell the owner once that is lasting.
 
-        Raises PositionLost, LogBroken, DBAPIError (then nothing was changed), Unreachable (then it was).
+        Raises PositionLost, LogBroken (then nothing was changed), Unreachable (then it was); after
+        DBAPIError and NotLasting `positions` must say, which vouches for what was committed.
         """
         fresh = after_position(positions[ARCHIVE], events)
         if not fresh:
             return positions
         after = Position(fresh[-1].event.seq, fresh[-1].hash)
-        with self._engine.begin() as connection:
+        with lasting(self._engine, self._standbys) as connection:
             advance(connection, THE_ARCHIVE, self.lane, positions[ARCHIVE], after)
+            step("archive position moved")
             keep(connection, self.lane, fresh)
-            make_lasting(connection)
+            step("archive rows kept")
+        step("archived")
         self._at = after
         self._tell_owner()
+        step("archive told")
         return {ARCHIVE: after}
 
-    def _tell_owner(self) -> None:
-        """Raise the field `archived` of the lane's head; where the log is another one, nothing happens."""
+    def _folded(self) -> int:
+        with self._engine.connect() as connection:
+            return folded_by_all(connection, self.lane)
+
+    def _tell_owner(self, *folded: int) -> None:
+        """Tell how far the lane is archived, and folded; where the log is another one, nothing happens."""
         self._told_at = time.monotonic()
         if self._at.seq:
-            keys = self._keys
-            self._link.call(
-                "FCALL", "tocsin_archived", 2, keys.head, keys.events, self._at.seq, self._at.hash
-            )
+            keys, at = self._keys, self._at
+            told = (at.seq, at.hash, *folded)
+            self._link.call("FCALL", "tocsin_archived", 2, keys.archived, keys.events, *told)
+
+
+def folded_by_all(connection: Connection, lane: str) -> int:
+    """The last event of the lane that every projection of this version has folded; 0 where one has none."""
+    wanted = select(positions.c.projection, positions.c.seq).where(positions.c.lane == lane)
+    found: dict[str, int] = {row.projection: row.seq for row in connection.execute(wanted)}
+    return min(found.get(projection.name, 0) for projection in ALL)
 
 
 def archive_position(connection: Connection, lane: str) -> Position:
@@ -118,6 +150,7 @@ def keep(connection: Connection, lane: str, events: list[Logged]) -> None:
     """Add rows for `events`, inside the transaction of `connection`."""
     cursor: Cursor[tuple[object, ...]] = connection.connection.cursor()  # type: ignore[assignment]  # psycopg's
     with cursor, cursor.copy(_COPY) as copy:
+        copy.set_types(_TYPES)
         for logged in events:
             event = logged.event
             copy.write_row(
@@ -139,17 +172,3 @@ def keep(connection: Connection, lane: str, events: list[Logged]) -> None:
 def _storable(value: str | None) -> str | None:
     # Postgres holds no NUL in a text; the bytes beside it keep it.
     return value.replace("\x00", "\ufffd") if value else value
-
-
-def make_lasting(connection: Connection) -> None:
-    """Let the transaction's commit return only once it is on disk, here and on every synchronous standby.
-
-    A statement timeout during the commit would end the wait for standbys and not the commit.
-    """
-    connection.execute(
-        text(
-            "SELECT set_config('statement_timeout', '0', true), set_config('synchronous_commit', CASE"
-            " WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply')"
-            " THEN current_setting('synchronous_commit') ELSE 'on' END, true)"
-        )
-    )

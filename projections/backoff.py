@@ -1,39 +1,15 @@
-"""How long to wait between attempts, with a wait that a stop cuts short.
+"""After how long Postgres is tried again, as set.
 
-A sleep of the usual retry libraries (stamina, tenacity) cannot be interrupted, and a process has three
-seconds to stop.
+Only what may be done twice is tried again: reads; and transactions that move a position by
+compare-and-set, which come to nothing where an earlier attempt was committed after all.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from threading import Event
-
-FIRST = 0.2
-"""Seconds before the second attempt, at most."""
-LONGEST = 2.0
-"""Seconds between attempts, at most."""
+from streams.backoff import Waits
+from streams.settings import PostgresSection
 
 
-class Backoff:
-    """Doubling waits with full jitter; `reset` once things work again."""
-
-    def __init__(self, stopping: Event, draw: Callable[[float, float], float] = random.uniform) -> None:
-        self._stopping = stopping
-        self._draw = draw
-        self.failures = 0
-
-    def wait(self) -> None:
-        """Wait before the next attempt; returns at once when asked to stop."""
-        self.failures += 1
-        longest = ceiling(self.failures)
-        self._stopping.wait(self._draw(longest / 2, longest))
-
-    def reset(self) -> None:
-        self.failures = 0
-
-
-def ceiling(failures: int) -> float:
-    """The longest wait, in seconds, after so many failures in a row."""
-    return min(LONGEST, FIRST * 2.0 ** min(failures - 1, 16))
+def postgres_waits(postgres: PostgresSection) -> Waits:
+    """The waits for Postgres, as set."""
+    return Waits(first=postgres.retry_first, longest=postgres.retry_longest, retries=postgres.retries)

@@ -5,15 +5,17 @@ A node writes the hash `…:node:NAME` every 5 s with a time to live of 60 s; it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from projections.tables import heartbeats
-from projections.views import STALE_AFTER, Health, age_seconds
+from projections.views import STALE_AFTER, BreakerStandings, Health, SourceView, age_seconds
 from streams.connection import Link
 from streams.names import StationKeys
 
@@ -62,6 +64,29 @@ def read_heartbeats(link: Link, keys: StationKeys, nodes: list[str]) -> dict[str
     return {node: time for node, time in times.items() if time is not None}
 
 
+def read_breakers(link: Link, keys: StationKeys, nodes: list[str]) -> dict[str, BreakerStandings | None]:
+    """How each node's breakers stand by its heartbeat; None where that does not say. Raises Unreachable."""
+    replies = link.batch([("HGET", keys.node(node), "breakers") for node in nodes]) if nodes else []
+    return {node: breaker_standings(reply) for node, reply in zip(nodes, replies, strict=True)}
+
+
+def breaker_standings(reply: Any) -> BreakerStandings | None:
+    """A heartbeat's field `breakers`; None where it says nothing that this version can read."""
+    try:
+        return msgspec.json.decode(reply, type=BreakerStandings) if isinstance(reply, bytes) else None
+    except msgspec.DecodeError:
+        return None
+
+
+def clock_offset(reply: Any) -> float | None:
+    """A heartbeat's field `clock`: seconds that its clock is ahead of Redis'; None where it says none."""
+    try:
+        offset = float(reply) if isinstance(reply, bytes) else math.nan
+    except ValueError:
+        return None
+    return offset if math.isfinite(offset) else None
+
+
 def keep_heartbeats(connection: Connection, beats: Mapping[str, datetime]) -> None:
     """Keep the heartbeats in Postgres, each unless a later one is there."""
     if not beats:
@@ -107,6 +132,26 @@ def judge(beats: Mapping[str, datetime | None], at: datetime, *, told_by: str = 
         message=message + suffix,
         age_seconds=age,
         last_heartbeat=last,
+    )
+
+
+def doubted(view: SourceView, beat: datetime | None, at: datetime) -> SourceView:
+    """The source as it is known at `at`; `beat` is the last heartbeat of its node, None: none was ever seen.
+
+    What a node that is no longer heard said of a source is as old as its last heartbeat, and `trouble`
+    says so: it looks neither running nor stopped. A source that is to stay stopped needs no node.
+    """
+    if view.state == "stopped" and view.desired == "stopped":
+        return view
+    age = age_seconds(beat or view.updated_at, at)
+    if age is None or age <= STALE_AFTER:
+        return view
+    said = f"was last heard at {beat:%Y-%m-%d %H:%M:%S} UTC" if beat else "was never heard"
+    return msgspec.structs.replace(
+        view,
+        as_of=min(beat or view.updated_at, view.as_of or at),
+        trouble=view.trouble or f"ingest node {view.node} {said}",
+        level=None,
     )
 
 

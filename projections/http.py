@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from litestar import MediaType, Request, Response, Router, get
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
+from projections.after import WAIT
+from projections.alerts import list_alerts
+from projections.database import is_away
+from projections.groups import group_routes, list_groups
+from projections.levels import Levels
 from projections.live import Live
-from projections.reads import Away, Reads, Unknown
-from projections.views import CommandView, Envelope, Health, Readiness, SourceView
+from projections.metrics import metrics_route
+from projections.notify.route import open_episodes
+from projections.overview import overview_routes
+from projections.parameters import AfterEvent, CommandId, Source, SourceId, Wait, Waiters
+from projections.problems import (
+    DOCUMENTED_AFTER,
+    DOCUMENTED_ONE_AFTER,
+    HANDLERS,
+    HEALTHS,
+    PROTECTED,
+    UNREADY,
+)
+from projections.reads import Reads
+from projections.scrape import Scrape
+from projections.screens.audit import PastReader
+from projections.screens.past_states import open_conditions
+from projections.screens.redis_standing import RedisStanding
+from projections.screens.routes import screen_routes
+from projections.screens.system import read_pulse
+from projections.views import BreakersView, CommandView, Envelope, Health, Readiness, SourceView
+from streams.breaker import Breakers
+from streams.connection import connect
+from streams.lookout import Lookout, redis_lookout
 from streams.settings import Settings
 
 MOST_COMMANDS = 500
+LATEST_COMMANDS = 50
+LATEST_ALERTS = 50
+"""How many every page is shown as they come."""
+SCREENS = ("/", "/alerts", "/commands", "/tests", "/audit", "/system", "/sources/{id:str}")
+"""The addresses of the pages, which are one document: a link to any of them can be passed on."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -41,86 +72,154 @@ PAGE_TYPES = {
 class ReadSide:
     """What the composition root puts into its app: `routes`; `start`, `stop` and `close` around its life."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.reads = Reads(settings, name="web")
-        self.live = Live(self.reads.sources)
-        self.routes: list[Any] = [_reading(self.reads, self.live, settings), _open(self.reads)]
+    def __init__(
+        self,
+        settings: Settings,
+        breakers: Breakers | None = None,
+        notes: Path | None = None,
+        guard: Any = None,
+        beside: Sequence[HTTPRouteHandler] = (),
+    ) -> None:
+        """`guard` lets in who may read, where others than this machine can ask: else the token does.
+
+        `beside` are the handlers of another room, which share paths with these.
+        """
+        self.reads = Reads(settings, name="web", breakers=breakers)
+        self._scrape = Scrape(settings, self.reads, notes)
+        redis = RedisStanding(settings.redis)
+        self.live = Live(
+            self.reads.sources,
+            {
+                "commands": (1.0, lambda: self.reads.commands(limit=LATEST_COMMANDS)),
+                "alerts": (1.0, lambda: list_alerts(self.reads, limit=LATEST_ALERTS)),
+                "conditions": (1.0, lambda: open_conditions(self.reads)),
+                "groups": (2.0, lambda: list_groups(self.reads)),
+                "episodes": (2.0, lambda: open_episodes(self.reads)),
+                "station": (1.0, lambda: read_pulse(self.reads, redis)),
+            },
+            lambda lanes, stopping: Levels(connect(settings.redis, "live"), self.reads.keys, lanes, stopping),
+        )
+        self._stopping = threading.Event()
+        breakers = self.reads.breakers
+        self._lookouts = (
+            redis_lookout(breakers.redis, settings.redis, "web"),
+            Lookout(breakers.postgres, self.reads.look_at_postgres, is_away),
+        )
+        waiters = Waiters()
+        more = [
+            *overview_routes(self.reads, self._scrape, waiters),
+            *group_routes(self.reads, waiters),
+            *screen_routes(self.reads, self._scrape, redis, PastReader(settings, self.reads)),
+            metrics_route(self._scrape),
+            *beside,
+        ]
+        guard = guard or _token_guard(settings.web.token_file)
+        reading = _reading(self.reads, self.live, settings, waiters, more, guard)
+        self.routes: list[Any] = [reading, _open(self.reads)]
 
     def start(self) -> None:
-        """Begin sampling for the live feed."""
+        """Begin sampling for the live feed, and looking after the servers."""
         self.live.start()
+        for lookout in self._lookouts:
+            lookout.start(self._stopping)
 
     def stop(self) -> None:
-        """End every live feed, at once; call it before the server waits for its clients."""
+        """End every live feed and every wait, at once; call it before the server waits for its clients."""
+        self._stopping.set()
         self.live.stop()
+        self.reads.stop()
 
     def close(self) -> None:
         """End what `stop` has not, and close all connections; call it when nothing is served any more."""
-        self.live.stop()
+        self.stop()
         self.live.join()
+        self._scrape.close()
         self.reads.close()
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """What is said where a read could not be answered."""
-
-    reason: str
-    message: str
-
-
-def _reading(reads: Reads, live: Live, settings: Settings) -> Router:
+def _reading(
+    reads: Reads,
+    live: Live,
+    settings: Settings,
+    waiters: Waiters,
+    more: list[HTTPRouteHandler],
+    guard: Any,
+) -> Router:
     """What tells about the station, and needs the token as soon as others than this machine can ask."""
 
-    @get("/api/audio/sources", sync_to_thread=True)
-    def list_sources() -> Envelope[list[SourceView]]:
+    @get("/api/audio/sources", sync_to_thread=True, responses=DOCUMENTED_AFTER)
+    def list_sources(after: AfterEvent = None, wait: Wait = WAIT) -> Envelope[list[SourceView]]:
         """All sources, by id, with their latest levels."""
-        return reads.sources()
+        with waiters.asked(after, wait) as wanted:
+            return reads.sources(wanted)
 
-    @get("/api/audio/sources/{id:str}", sync_to_thread=True)
-    def show_source(id: FromPath[str]) -> Envelope[SourceView]:
-        """One source."""
-        return reads.source(id)
+    @get("/api/audio/sources/{id:str}", sync_to_thread=True, responses=DOCUMENTED_ONE_AFTER)
+    def show_source(
+        id: SourceId, after: AfterEvent = None, wait: Wait = WAIT, spectrum: FromQuery[bool] = False
+    ) -> Envelope[SourceView]:
+        """One source. Who asks for its `spectrum` finds it in its level about a second later."""
+        if spectrum:
+            reads.look(id)
+        with waiters.asked(after, wait) as wanted:
+            return reads.source(id, wanted)
 
-    @get("/api/commands", sync_to_thread=True)
+    @get("/api/commands", sync_to_thread=True, responses=DOCUMENTED_AFTER)
     def list_commands(
         limit: Annotated[int, QueryParameter(ge=1, le=MOST_COMMANDS)] = 50,
-        source: FromQuery[str | None] = None,
+        source: Source = None,
+        after: AfterEvent = None,
+        wait: Wait = WAIT,
     ) -> Envelope[list[CommandView]]:
         """The latest results, newest first, of one source or of all."""
-        return reads.commands(limit=limit, source=source)
+        with waiters.asked(after, wait) as wanted:
+            return reads.commands(limit=limit, source=source, after=wanted)
 
-    @get("/api/commands/{id:str}", sync_to_thread=True)
-    def show_command(id: FromPath[str]) -> Envelope[CommandView]:
+    @get("/api/commands/{id:str}", sync_to_thread=True, responses=DOCUMENTED_ONE_AFTER)
+    def show_command(id: CommandId, after: AfterEvent = None, wait: Wait = WAIT) -> Envelope[CommandView]:
         """What became of a command; 404 while no result of it is known."""
-        return reads.command(id)
+        with waiters.asked(after, wait) as wanted:
+            return reads.command(id, wanted)
 
-    @get("/api/audio/health/service", sync_to_thread=True)
+    @get("/api/audio/health/service", sync_to_thread=True, responses=HEALTHS)
     def show_health() -> Response[Health]:
         """Whether the audio service is alive: healthy 200, stale or down 503, error 500."""
-        try:
-            health = reads.health()
-        except Exception as error:
-            message = str(error) if isinstance(error, Away) else f"cannot be judged: {type(error).__name__}"
-            health = Health(
-                status="error", healthy=False, message=message, age_seconds=None, last_heartbeat=None
-            )
+        health = reads.service()
         status = {"healthy": 200, "error": 500}.get(health.status, 503)
         return Response(health, status_code=status, headers={"Cache-Control": "no-store"})
 
-    @get("/api/audio/live", sync_to_thread=False)
-    def follow() -> Stream:
-        """Server-sent events: `sources` with the shape of the list, or `unavailable` with a message."""
+    @get("/api/audio/health/breakers", sync_to_thread=True, responses=PROTECTED)
+    def show_breakers() -> BreakersView:
+        """How the breakers around Redis and Postgres stand, here and in the ingest nodes."""
+        return reads.breaker_standings()
+
+    @get("/api/audio/live", sync_to_thread=False, media_type="text/event-stream", responses=PROTECTED)
+    def follow(request: Request[Any, Any, Any]) -> Stream:
+        """Server-sent events: `sources` as the list has them, then `changed` with what changed; `levels`,
+        `commands`, `alerts`, `conditions`, `groups`, `episodes`, `station`; `unavailable` where nothing can
+        be read. With `Last-Event-ID` it goes on from there.
+        """
         return Stream(
-            _until_closed(live),
+            _until_closed(live, request.headers.get("last-event-id", "")),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
     return Router(
         path="/",
-        route_handlers=[list_sources, show_source, list_commands, show_command, show_health, follow],
-        guards=[] if is_loopback(settings.web.host) else [_token_guard(settings.web.token_file)],
-        exception_handlers={Away: _away, Unknown: _unknown},
+        route_handlers=[
+            list_sources,
+            show_source,
+            list_commands,
+            show_command,
+            show_health,
+            show_breakers,
+            follow,
+            *more,
+        ],
+        guards=[] if is_loopback(settings.web.host) else [guard],
+        # The empty one: on this machine nobody is asked for it.
+        security=[{"bearer": []}, *([{}] if is_loopback(settings.web.host) else [])],
+        exception_handlers=HANDLERS,
         cache_control=None,
     )
 
@@ -133,7 +232,7 @@ def _open(reads: Reads) -> Router:
         """This process answers."""
         return {"status": "ok"}
 
-    @get("/readyz", sync_to_thread=True)
+    @get("/readyz", sync_to_thread=True, responses={503: UNREADY})
     def is_ready() -> Response[Readiness]:
         """Reads can be answered, and from what."""
         readiness = reads.readiness()
@@ -148,7 +247,7 @@ def _open(reads: Reads) -> Router:
             headers={**SECURITY_HEADERS, "Cache-Control": "no-cache"},
         )
 
-    @get("/", sync_to_thread=False, include_in_schema=False)
+    @get(list(SCREENS), sync_to_thread=False, include_in_schema=False)
     def page() -> Response[bytes]:
         return page_file("index.html")
 
@@ -168,8 +267,8 @@ def page_files() -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in found}
 
 
-async def _until_closed(live: Live) -> AsyncIterator[bytes]:
-    async for frame in live.feed():
+async def _until_closed(live: Live, last_event_id: str) -> AsyncIterator[bytes]:
+    async for frame in live.feed(last_event_id):
         yield frame
 
 
@@ -186,12 +285,3 @@ def _token_guard(token_file: str) -> Any:
             raise NotAuthorizedException("reading needs the station's token: Authorization: Bearer …")
 
     return guard
-
-
-def _away(request: Request[Any, Any, Any], error: Away) -> Response[Problem]:
-    return Response(Problem("unreachable", str(error)), status_code=503, headers={"Retry-After": "2"})
-
-
-def _unknown(request: Request[Any, Any, Any], error: Unknown) -> Response[Problem]:
-    reason = "unknown_source" if error.noun == "source" else "no_result_known"
-    return Response(Problem(reason, str(error)), status_code=404)

@@ -9,19 +9,23 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from threading import Event, Lock
+from typing import Any
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from projections.backoff import Backoff
 from projections.views import LevelView
+from streams.backoff import Backoff
 from streams.connection import Link, Unreachable
 from streams.messages import Level
 from streams.names import StationKeys
+from streams.readings import Meters, meters_of
 
 BLOCK = 0.5
 """Seconds that a read waits for levels; also how soon a new lane is heard."""
+POLL = 0.1
+"""Seconds between two reads in a cluster: what lies with several servers cannot be blocked on."""
 SILENT_AFTER = 3.0
 """Seconds without a measurement after which a source has no level: unknown is not silence."""
 NOTHING_YET = "0-0"
@@ -64,22 +68,37 @@ class Levels:
             except Exception:  # the listener never dies: it says what is wrong and tries again
                 self._log.exception("telemetry failed")
                 backoff.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self._link.close()
 
     def listen(self) -> None:
         """Read once from all lanes. Raises Unreachable."""
         lanes = {self._keys.lane(lane).telemetry: lane for lane in self._lanes()}
         self._enter(key for key in lanes if key not in self._positions)
-        ids = [self._positions[key] for key in lanes]
-        milliseconds = int(BLOCK * 1000)
-        reply = self._link.call(
-            "XREAD", "COUNT", 100, "BLOCK", milliseconds, "STREAMS", *lanes, *ids, timeout=BLOCK
-        )
-        for key, entries in reply or ():
+        for key, entries in self._read(list(lanes)):
             name = key.decode()
             self._positions[name] = entries[-1][0].decode()
             for _, fields in entries:
                 self.hear(lanes[name], dict(zip(fields[::2], fields[1::2], strict=True)).get(b"l", b""))
+
+    def _read(self, keys: list[str]) -> list[Any]:
+        """What is new in the streams `keys`, as XREAD answers."""
+        ids = [self._positions[key] for key in keys]
+        read = ("XREAD", "COUNT", 100)
+        if not self._link.spans_slots:
+            block = ("BLOCK", int(BLOCK * 1000), "STREAMS")
+            return self._link.call(*read, *block, *keys, *ids, timeout=BLOCK) or []
+        replies = self._link.batch([(*read, "STREAMS", key, id) for key, id in zip(keys, ids, strict=True)])
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        new = [stream for reply in replies if reply for stream in reply]
+        if not new:
+            self._stopping.wait(POLL)
+        return new
 
     def _enter(self, keys: Iterable[str]) -> None:
         new = list(keys)
@@ -102,12 +121,21 @@ class Levels:
                 self._keep((lane, level.source), level)
 
     def _keep(self, key: Heard, level: Level) -> None:
-        peak = level.peak_dbfs
+        peak, meters = level.peak_dbfs, None if level.readings is None else meters_of(level.readings)
         before = self._heard.get(key)
         if before is not None and key not in self._taken:
             peak = louder(peak, before[1].peak_dbfs)
+            meters = higher(meters, before[1].meters)
         self._taken.discard(key)
-        view = LevelView(at=level.at, rms_dbfs=level.rms_dbfs, peak_dbfs=peak, seconds=level.seconds)
+        view = LevelView(
+            at=level.at,
+            rms_dbfs=level.rms_dbfs,
+            peak_dbfs=peak,
+            seconds=level.seconds,
+            decoded=level.decoded,
+            meters=meters,
+            spectrum=None if level.spectrum is None else list(level.spectrum),
+        )
         self._heard[key] = (time.monotonic(), view)
 
     def take(self) -> dict[Heard, LevelView]:
@@ -117,6 +145,17 @@ class Levels:
             self._heard = {key: heard for key, heard in self._heard.items() if heard[0] >= earliest}
             self._taken = set(self._heard)
             return {key: view for key, (_, view) in self._heard.items()}
+
+
+def higher(now: Meters | None, before: Meters | None) -> Meters | None:
+    """The meters now, with the highest true peak and momentary loudness of both."""
+    if now is None or before is None:
+        return now
+    return msgspec.structs.replace(
+        now,
+        true_peak_dbtp=louder(now.true_peak_dbtp, before.true_peak_dbtp),
+        momentary_lufs=louder(now.momentary_lufs, before.momentary_lufs),
+    )
 
 
 def louder(one: float | None, other: float | None) -> float | None:

@@ -1,4 +1,8 @@
-"""Redis for readers: links to borrow, and no waiting for a Redis that was away a moment ago."""
+"""Redis for readers: links to borrow, and no waiting for a Redis that was away a moment ago.
+
+A reader has Postgres to turn to, so after one failure already the others do without Redis for a moment;
+the breaker, which opens after several, is what this process's submitters heed too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+from streams.breaker import Breaker, is_unreachable
 from streams.connection import Link, Unreachable
 
 HOLD_OFF = 2.0
@@ -16,8 +21,9 @@ HOLD_OFF = 2.0
 class Links:
     """Links that threads borrow, one at a time each."""
 
-    def __init__(self, make: Callable[[], Link]) -> None:
+    def __init__(self, make: Callable[[], Link], breaker: Breaker) -> None:
         self._make = make
+        self._breaker = breaker
         self._idle: list[Link] = []
         self._lock = Lock()
         self._again_at: float | None = None
@@ -26,6 +32,11 @@ class Links:
     def borrow(self) -> Iterator[Link]:
         """A link for the block. Raises Unreachable, at once while Redis is known to be away."""
         self._admit()
+        with self._breaker.guard(is_unreachable), self._one() as link:
+            yield link
+
+    @contextmanager
+    def _one(self) -> Iterator[Link]:
         with self._lock:
             link = self._idle.pop() if self._idle else self._make()
         try:

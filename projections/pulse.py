@@ -40,6 +40,8 @@ _CHECKED = (
     .where(
         positions.c.lane == bindparam("of"),
         positions.c.projection != ARCHIVE,
+        # What was set aside is not known to be folded, though the lane is.
+        positions.c.failure.is_(None),
         or_(positions.c.checked_at.is_(None), positions.c.checked_at < bindparam("time")),
     )
     .values(checked_at=bindparam("time"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Table
+from sqlalchemy import ColumnElement, Table
 
 Kind = TypeVar("Kind")
 
@@ -14,7 +15,7 @@ def columns(table: Table, kind: type[Any]) -> list[ColumnElement[Any]]:
     return [table.c[name] for name in _names(table, kind)]
 
 
-def structs(table: Table, kind: type[Kind], rows: list[Row[Any]]) -> list[Kind]:
+def structs(table: Table, kind: type[Kind], rows: Sequence[Sequence[Any]]) -> list[Kind]:
     """Each of `rows`, selected by `columns`, as a `kind`; fields without a column keep their default."""
     names = _names(table, kind)
     return [kind(**dict(zip(names, row, strict=True))) for row in rows]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
+from projections.database import unhurried
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 0x746F6373_696E0001
 """The advisory lock under which one process at a time migrates ("tocsin", 1)."""
@@ -16,8 +18,7 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
     Raises SQLAlchemy's DBAPIError where Postgres is away or refuses.
     """
-    with engine.begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+    with engine.begin() as connection, unhurried(connection):
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         upgrade(connection, revision)
 

@@ -18,10 +18,11 @@ from redis.exceptions import ResponseError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from projections.backoff import Backoff
+from projections.heartbeats import doubted, kept_heartbeats, read_heartbeats
 from projections.levels import Heard
 from projections.sources import all_sources
 from projections.views import LevelView, SourceView
+from streams.backoff import Backoff
 from streams.connection import Link, Unreachable
 from streams.messages import canonical, now
 from streams.names import StationKeys
@@ -85,6 +86,7 @@ class Snapshots:
         self._stopping = stopping
         self._rows: dict[str, SourceView] = {}
         self._rows_at: datetime | None = None
+        self._beats: dict[str, datetime] = {}
         self._loaded = float("-inf")
         self._written: dict[str, Written] = {}
         self._index: tuple[float, list[str]] = (float("-inf"), [])
@@ -139,34 +141,43 @@ class Snapshots:
             del self._written[source]
 
     def _load(self) -> None:
-        """Read the rows again if they may have changed; keep those we have while Postgres is away."""
+        """Read the rows again if they may have changed; keep those we have while Postgres is away.
+
+        The heartbeats come from Redis, which forgets them; then the last that Postgres keeps counts.
+        Raises Unreachable.
+        """
         changed = self._changed.is_set()
         if not changed and time.monotonic() - self._loaded < RELOAD_EVERY:
             return
         self._changed.clear()
-        self._loaded = time.monotonic()
-        asked = now()
+        asked, self._loaded = now(), time.monotonic()
         try:
             with self._engine.connect() as connection:
                 self._rows = {row.id: row for row in all_sources(connection)}
+                self._beats.update(kept_heartbeats(connection))
         except SQLAlchemyError as error:
             self._log.debug("rows cannot be read", detail=str(error))
-            return
-        self._rows_at = asked
+            # A server that freezes takes seconds to fail: levels are not to wait for it all the time.
+            self._loaded += 2 * (time.monotonic() - self._loaded)
+        else:
+            self._rows_at = asked
+        nodes = sorted({row.node for row in self._rows.values()})
+        self._beats.update(read_heartbeats(self._link, self._keys, nodes))
 
     def _views(self, lanes: Mapping[str, LaneState]) -> dict[str, SourceView]:
-        levels = self._levels()
+        levels, at = self._levels(), now()
         views = {}
         for source, row in self._rows.items():
             lane = lanes.get(row.lane)
             if lane is None or lane.checked_at is None or self._rows_at is None:
                 continue  # not caught up yet: what is written of it may be newer than what we have
-            views[source] = msgspec.structs.replace(
+            view = msgspec.structs.replace(
                 row,
                 as_of=min(self._rows_at, lane.checked_at),
                 trouble=lane.trouble,
                 level=levels.get((row.lane, source)) if row.state == "running" else None,
             )
+            views[source] = doubted(view, self._beats.get(row.node), at)
         return views
 
     def _another_is_fresher(self, as_of: datetime) -> bool:

@@ -11,16 +11,17 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from projections.folds.data import identifier, number, printable, table, text
 from streams.messages import Event, Logged
 
 NAME = "sources"
 VERSION = 1
-"""Raised whenever the same events give other rows; the runner then folds them again from the start."""
+"""Raised whenever the same events give other rows; they are then rebuilt from the archive."""
 
 
-class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
+class SourceRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One source as its lane's events tell it. `seq` and `hash` name the last event that changed it.
 
     `since` is when `state` became what it is; `rate` in Hz. Times are UTC.
@@ -53,21 +54,25 @@ def fold(row: SourceRow | None, logged: Logged) -> SourceRow | None:
     Only `source.added` makes a row. Event types that this version does not know change nothing.
     """
     event = logged.event
-    if concerns(event) is None:
+    change = _CHANGES.get(event.type)
+    if change is None:
         return row
     if row is None:
         return _added(event, logged.hash) if event.type == "source.added" else None
-    changed = _CHANGES[event.type](row, event)
+    changed = change(row, event)
     if changed is None:
         return None
-    return msgspec.structs.replace(
-        changed,
+    if changed.get("state", row.state) != row.state:
+        changed["since"] = event.at
+    if desired := text(event.data, "desired"):
+        changed["desired"] = desired
+    return replace(
+        row,
         node=printable(event.node),
-        desired=text(event.data, "desired") or changed.desired,
-        since=event.at if changed.state != row.state else row.since,
         updated_at=event.logged_at,
         seq=event.seq,
         hash=logged.hash,
+        **changed,
     )
 
 
@@ -91,32 +96,41 @@ def _added(event: Event, hash: str) -> SourceRow:
     )
 
 
-def _described(row: SourceRow, event: Event) -> SourceRow:
+Changed = dict[str, Any]
+"""Fields of the row that an event gives other values, by name."""
+
+
+def _described(row: SourceRow, event: Event) -> Changed:
     settings, name = table(event.data, "settings"), text(event.data, "name")
+    changed: Changed = {} if name is None else {"name": name}
     if settings is not None:
-        row = msgspec.structs.replace(
-            row, settings=settings, kind=text(settings, "kind") or "", rate=None, channels=None
-        )
-    return row if name is None else msgspec.structs.replace(row, name=name)
+        changed |= {
+            "settings": settings,
+            "kind": text(settings, "kind") or "",
+            "rate": None,
+            "channels": None,
+        }
+    return changed
 
 
-def _observed(state: str) -> Callable[[SourceRow, Event], SourceRow]:
-    def change(row: SourceRow, event: Event) -> SourceRow:
-        return msgspec.structs.replace(row, state=state, reason=text(event.data, "reason"))
+def _observed(state: str) -> Callable[[SourceRow, Event], Changed]:
+    def change(row: SourceRow, event: Event) -> Changed:
+        return {"state": state, "reason": text(event.data, "reason")}
 
     return change
 
 
-def _running(row: SourceRow, event: Event) -> SourceRow:
+def _running(row: SourceRow, event: Event) -> Changed:
     rate, channels = number(event.data, "rate"), number(event.data, "channels")
-    return msgspec.structs.replace(row, state="running", reason=None, rate=rate, channels=channels)
+    reason = text(event.data, "reason")
+    return {"state": "running", "reason": reason, "rate": rate, "channels": channels}
 
 
 def _removed(row: SourceRow, event: Event) -> None:
     return None
 
 
-_CHANGES: dict[str, Callable[[SourceRow, Event], SourceRow | None]] = {
+_CHANGES: dict[str, Callable[[SourceRow, Event], Changed | None]] = {
     "source.added": _described,
     "source.updated": _described,
     "source.removed": _removed,
@@ -126,3 +140,4 @@ _CHANGES: dict[str, Callable[[SourceRow, Event], SourceRow | None]] = {
     "source.failed": _observed("failed"),
     "source.stopped": _observed("stopped"),
 }
+TYPES = frozenset(_CHANGES)

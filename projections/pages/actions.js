@@ -1,38 +1,43 @@
-// Starting, stopping, restarting: what is shown is the real outcome, never "sent".
+// Starting, stopping, restarting, acknowledging: what is shown is the real outcome, never "sent".
 
-import { authorization } from "./access.js";
+import { authorization, signature } from "./access.js";
 
 const ASK_AGAIN_MS = 1000;
 const ASK_FOR_MS = 60000;
 
+export function act(source, verb, told) {
+  return write(verb, `/api/audio/sources/${encodeURIComponent(source)}/${verb}`, told);
+}
+
 // Calls `told(kind, text)` as the command goes on; kinds: busy, good, bad, open.
 // Resolves once nothing more will be told; "refused" where the token is not taken.
-export async function act(source, verb, told) {
+export async function write(verb, path, told, body = null) {
   told("busy", `${verb}: waiting for the outcome…`);
   let response;
   try {
-    response = await fetch(`/api/audio/sources/${encodeURIComponent(source)}/${verb}`, {
+    response = await fetch(path, {
       method: "POST",
-      headers: authorization(),
+      headers: { ...signature(), ...(body ? { "Content-Type": "application/json" } : {}) },
+      body: body ? JSON.stringify(body) : null,
       cache: "no-store",
     });
   } catch {
     told("open", `${verb}: the connection broke; nobody here knows whether it was submitted`);
     return "";
   }
-  const body = await response.json().catch(() => ({}));
+  const answer = await response.json().catch(() => ({}));
   if (response.status === 401 || response.status === 403) {
-    told("bad", `${verb} refused: ${body.error?.detail || "the token is not valid"}`);
+    told("bad", `${verb} refused: ${answer.error?.detail || answer.command?.reason || "you may not do this here"}`);
     return response.status === 401 ? "refused" : "";
   }
   if (response.status === 202) {
     told("open", `${verb}: no answer yet; still asking`);
-    return await askAgain(verb, response.headers.get("Location") || `/api/commands/${body.command?.id}`, told);
+    return await askAgain(verb, response.headers.get("Location") || `/api/commands/${answer.command?.id}`, told);
   }
-  if (body.command?.outcome) {
-    told(...inWords(verb, body.command));
+  if (answer.command?.outcome) {
+    told(...inWords(verb, answer.command));
   } else {
-    told("bad", `${verb}: ${body.error?.detail || body.error?.reason || `the station answered ${response.status}`}`);
+    told("bad", `${verb}: ${answer.error?.detail || answer.error?.reason || `the station answered ${response.status}`}`);
   }
   return "";
 }

@@ -1,91 +1,154 @@
-// One source on the wall.
+// One source on the wall: whole, or small where there are many.
 
-import { act } from "./actions.js";
-import { dropToken, hasToken } from "./access.js";
+import { Controls } from "./controls.js";
+import { h, put } from "./dom.js";
 import { Meter } from "./meter.js";
-import { since } from "./times.js";
+import { store } from "./store.js";
+import { about, ago, since } from "./times.js";
+import { aboutSource, decibels, doubtOf, SIGNS } from "./words.js";
 
-const SIGNS = { running: "▶", starting: "◔", stalled: "‖", failed: "✕", stopped: "■" };
-const KINDS = { file: "Recording", stream: "Stream", device: "Sound card", pipe: "Pipe" };
-const template = document.getElementById("tile");
+const OVERDUE_S = 8 * 86400;
+const SCALE = ["−60", "−48", "−36", "−24", "−12", "0"];
+// What the feed may tell beside RMS and peak, and what it is called.
+const FIGURES = [
+  ["momentary_lufs", "M LUFS"],
+  ["short_term_lufs", "S LUFS"],
+  ["integrated_lufs", "I LUFS"],
+  ["true_peak_dbtp", "dBTP"],
+];
+
+export function meterParts(small) {
+  return h(
+    "div.meter.unheard",
+    { role: "img", "aria-label": "No level known" },
+    h("canvas.trough"),
+    small ? null : h("div.scale", { "aria-hidden": "true" }, SCALE.map((mark) => h("span", {}, mark))),
+    h(
+      "dl.figures",
+      {},
+      h("div", {}, h("dt", {}, small ? "RMS" : "RMS dBFS"), h("dd.rms", {}, "—")),
+      h("div", {}, h("dt", {}, small ? "Peak" : "Peak dBFS"), h("dd.peak", {}, "—")),
+      small ? null : FIGURES.map(([name, title]) => h("div.more", { hidden: true, data: { figure: name } }, h("dt", {}, title), h("dd", {}, "—"))),
+    ),
+  );
+}
+
+export function showFigures(meter, level) {
+  for (const more of meter.querySelectorAll(".more")) {
+    const figure = level?.[more.dataset.figure];
+    more.hidden = figure === undefined;
+    if (!more.hidden) put(more.lastChild, decibels(figure));
+  }
+}
 
 export class Tile {
-  constructor(id, rightsChanged) {
+  constructor(id, small) {
     this.id = id;
-    this.view = null;
-    this.latest = 0;
-    this.root = template.content.firstElementChild.cloneNode(true);
-    this.parts = {};
-    for (const name of ["name", "state", "sign", "word", "about", "reason", "desired", "observed", "since", "outcome"]) {
-      this.parts[name] = this.root.querySelector(`.${name}`);
-    }
-    this.meter = new Meter(this.root.querySelector(".meter"));
-    this.root.dataset.source = id;
-    this.buttons = [...this.root.querySelectorAll("button")];
-    for (const button of this.buttons) {
-      button.addEventListener("click", () => this.act(button.dataset.verb, rightsChanged));
-    }
-    this.allow();
+    this.small = small;
+    this.figuresAt = 0;
+    const part = (name, tag = "p") => (this[name] = h(`${tag}.${name}`));
+    this.sign = h("span.sign", { "aria-hidden": "true" });
+    this.link = h("a", { href: `/sources/${encodeURIComponent(id)}` });
+    this.box = meterParts(small);
+    const head = h("header", {}, h("h2.name", {}, this.link), h("p.state", {}, this.sign, part("word", "span")), small ? null : part("about"));
+    this.chips = h("ul.chips", { "aria-label": "Remarks" });
+    if (!small) this.controls = new Controls(id);
+    this.root = h(
+      small ? "li.tile.small" : "li.tile",
+      { data: { source: id } },
+      h(
+        "article",
+        {},
+        head,
+        this.box,
+        small ? null : [part("reason"), h("p.facts", {}, h("span.wish", {}, "Should be ", part("desired", "b"), "; is "), part("observed", "b"), part("since", "span"))],
+        this.chips,
+        small ? null : [this.controls.outcome, this.controls.acts],
+      ),
+    );
+    this.meter = new Meter(this.box);
+  }
+
+  close() {
+    this.meter.close();
   }
 
   allow() {
-    for (const button of this.buttons) {
-      button.disabled = !hasToken();
-      button.setAttribute("aria-label", `${button.textContent} ${this.id}`);
-      if (hasToken()) button.removeAttribute("aria-describedby");
-      else button.setAttribute("aria-describedby", "rights");
-    }
-  }
-
-  async act(verb, rightsChanged) {
-    const mine = (this.latest += 1);
-    const end = await act(this.id, verb, (kind, text) => {
-      if (mine !== this.latest) return;
-      this.parts.outcome.dataset.is = kind;
-      this.parts.outcome.textContent = text;
-    });
-    if (end === "refused") {
-      dropToken();
-      rightsChanged();
-    }
+    this.controls?.allow();
   }
 
   // `known` is false where nobody can say whether this is still so.
   show(view, known) {
     this.view = view;
-    const { parts, root } = this;
+    this.known = known;
+    const { root } = this;
     const inDoubt = !known || Boolean(view.trouble);
     root.dataset.state = view.state;
     root.classList.toggle("unknown", inDoubt);
     root.classList.toggle("astray", view.desired === "running" && view.state !== "running");
-    put(parts.name, view.name || view.id);
-    put(parts.sign, inDoubt ? "?" : SIGNS[view.state] || "•");
-    put(parts.word, inDoubt ? `was ${view.state}` : view.state);
-    put(parts.about, about(view));
-    put(parts.desired, view.desired);
-    put(parts.observed, inDoubt ? "not known now" : view.state);
-    parts.since.hidden = inDoubt;
-    const reason = view.trouble ? "Its events cannot be followed now." : view.reason || "";
-    put(parts.reason, reason);
-    parts.reason.hidden = !reason;
-    this.meter.show(inDoubt ? null : view.level);
+    put(this.link, view.name || view.id);
+    put(this.sign, inDoubt ? "?" : SIGNS[view.state] || "•");
+    put(this.word, inDoubt ? `was ${view.state}` : view.state);
+    if (!this.small) {
+      put(this.about, aboutSource(view));
+      put(this.desired, view.desired);
+      put(this.observed, inDoubt ? "not known now" : view.state);
+      this.desired.parentElement.hidden = !inDoubt && view.desired === view.state;
+      this.since.hidden = inDoubt;
+      const reason = view.trouble ? doubtOf(view.trouble) : view.reason || "";
+      put(this.reason, reason);
+      this.reason.hidden = !reason;
+    }
+    this.hear();
     this.tick();
   }
 
+  hear() {
+    if (!this.view) return;
+    const level = this.known ? store.level(this.view) : null;
+    this.meter.show(level);
+    const now = performance.now();
+    if (this.small || now - this.figuresAt < 250) return;
+    this.figuresAt = now;
+    showFigures(this.box, level);
+  }
+
   tick() {
-    if (this.view) put(this.parts.since, `since ${since(this.view.since)}`);
+    if (!this.view) return;
+    if (!this.small) put(this.since, ` since ${since(this.view.since)}`);
+    const chips = remarks(this.view, this.small);
+    const now = JSON.stringify(chips);
+    if (this.chips.dataset.shows === now) return;
+    this.chips.dataset.shows = now;
+    this.chips.hidden = chips.length === 0;
+    this.chips.replaceChildren(...chips.map(([kind, text]) => h("li.chip", { data: { is: kind } }, text)));
   }
 }
 
-function about(view) {
-  const what = [view.id, KINDS[view.kind] || view.kind || "unknown kind"];
-  if (view.rate) what.push(`${view.rate / 1000} kHz`);
-  if (view.channels) what.push({ 1: "mono", 2: "stereo" }[view.channels] || `${view.channels} channels`);
-  what.push(`on ${view.node}`);
-  return what.join(" · ");
+// What is worth a word beside the state: [kind, text].
+export function remarks(view, small = false) {
+  const found = [];
+  for (const one of store.topics.conditions?.data ?? []) {
+    if (one.source !== view.id) continue;
+    found.push(["bad", `${capital(one.condition.replace(/[._]/g, " "))} for ${about(ago(one.opened_at))}`]);
+  }
+  for (const group of store.topics.groups?.data ?? []) {
+    if (!group.members.includes(view.id)) continue;
+    const counts = group.active === view.id;
+    const name = group.name || group.id;
+    if (!small) found.push([counts ? "good" : "plain", counts ? `Counts for ${name}` : `In reserve for ${name}`]);
+    else if (counts) found.push(["good", name]);
+  }
+  const decoder = view.decoder;
+  if (decoder && view.desired === "running") {
+    const test = decoder.last_test_at;
+    const late = ago(test ?? decoder.since) > OVERDUE_S;
+    if (late) found.push(["warn", test ? `No weekly test for ${about(ago(test))}` : "No weekly test yet"]);
+    else if (!small) found.push(["plain", test ? `Weekly test ${about(ago(test))} ago` : "No weekly test yet"]);
+  }
+  return found;
 }
 
-// Written only where it changed, so that screen readers and selections are left in peace.
-export function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,0 +1,1 @@
+"""Telling people: rules find episodes, an outbox holds what goes out about each, senders deliver it."""

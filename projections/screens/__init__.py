@@ -1,0 +1,1 @@
+"""What single screens of the control room ask for, beside what the whole station is asked."""
