@@ -5,32 +5,34 @@ It never waits for anything but the audio itself and the clock: what it has to s
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from ingest.file_source import BLOCK_SECONDS, FileSource, SourceFailed
-from ingest.meters import Meter, stated
+from ingest.audio import Audio
+from ingest.chain import Chain
+from ingest.equipment import Equipment
+from ingest.evidence import Evidence
+from ingest.file_source import SourceFailed
+from ingest.inputs import Inputs
+from ingest.listener import Noted
+from ingest.pace import Clock, clock
+from ingest.signs import HEALTHY, Sign, Signs
+from streams.alerts import MeasuredKind
+from streams.backoff import JITTER
 from streams.messages import Level, now
-from streams.vocabulary import SourceFact, SourceSettings, SourceState
+from streams.vocabulary import LoggedSettings, SourceFact, SourceState
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between attempts after a failure: the pause doubles, and half of it is left to chance."""
+MILESTONES = frozenset(10**power for power in range(8))
+"""Attempts that are told although nothing but their number has changed."""
 STEADY = 10.0
 """Seconds a source must have run before its next failure counts as the first one again."""
-BEHIND = 1.0
-"""Seconds a paced source may be behind and catch up; what is more is not made up for."""
-PERIOD = BLOCK_SECONDS
-"""Seconds between two levels."""
-SHARE = 0.5
-"""How much of its time a source that is read as fast as possible reads; the rest is for the others."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +42,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     state: SourceState
     fact: SourceFact
     at: datetime
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """The conditions that a source's meters have open now, each with its reason."""
+
+    conditions: Mapping[MeasuredKind, str]
 
 
 class Telemetry(Protocol):
@@ -52,28 +60,41 @@ class Telemetry(Protocol):
 class Capture:
     """One source's capture, from `start` until `stop` or the end of its audio.
 
-    `report` is called from the audio's own thread with each state after "starting": it must not block.
-    Once `stop` or `cancel` has returned, neither reports nor levels come any more, even where the
-    thread hangs in a read.
+    `report` is called from the audio's own thread with each state after "starting", `hear` with each
+    fact of an alert, `watch` from the meters' with the conditions that are open: none may block. Once `stop`
+    or `cancel` has returned, nothing comes any more, even where the thread hangs in a read.
     """
 
     def __init__(
         self,
         source: str,
-        settings: SourceSettings,
+        settings: LoggedSettings,
         *,
         report: Callable[[Report], None],
+        hear: Callable[[Noted], None],
+        watch: Callable[[Watched], None],
         telemetry: Telemetry,
+        equipment: Equipment,
+        evidence: Evidence,
+        inputs: Inputs | None = None,
     ) -> None:
         self.source = source
+        self._inputs = inputs or Inputs()
         self.settings = settings
         self._report = report
+        self._hear = hear
+        self._watch = watch
+        self._equipment = equipment
+        self.evidence = evidence
         self._telemetry = telemetry
         self._stopping = threading.Event()
         self._telling = threading.Lock()
         self._seconds = 0.0
+        self._why = ""
         self.blocks = 0
         """How many blocks of audio were read: one that hangs is told by this number standing still."""
+        self.decoded = 0.0
+        """Seconds of audio that went through the decoder."""
         self._thread = threading.Thread(target=self._run, name=f"capture-{source}", daemon=True)
 
     def start(self) -> None:
@@ -93,6 +114,12 @@ class Capture:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._go_on()
+        finally:
+            self.evidence.close()
+
+    def _go_on(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             before = self._seconds
@@ -101,52 +128,100 @@ class Capture:
                 self._say("stopped", SourceFact(reason="ended", desired="stopped"))
                 return
             except SourceFailed as error:
-                self._say("failed", SourceFact(reason=str(error)))
+                why = str(error)
             except Exception as error:  # a source harms only itself
                 log.exception("capture failed", source=self.source)
-                self._say("failed", SourceFact(reason=f"{type(error).__name__}: {error}"))
+                why = f"{type(error).__name__}: {error}"
             failures = 1 if self._seconds - before >= STEADY else failures + 1
             limit = longest_pause(failures)
-            self._stopping.wait(random.uniform(limit / 2, limit))
+            pause = JITTER.uniform(limit / 2, limit)
+            self._fail(why, failures, pause)
+            self._stopping.wait(pause)
+
+    def _fail(self, why: str, attempt: int, pause: float) -> None:
+        """Say that an attempt failed: each to the node's own log, the 1st, 10th, 100th … as a fact.
+
+        Otherwise a server that is away for a night would fill the log with the same sentence.
+        """
+        if self._stopping.is_set():
+            return
+        log.info("attempt failed", source=self.source, attempt=attempt, detail=why, again_in=round(pause, 2))
+        if why != self._why or attempt in MILESTONES:
+            self._why = why
+            reason = why if attempt == 1 else f"{why} (attempt {attempt})"
+            self._say("failed", SourceFact(reason=reason))
 
     def _play(self) -> None:
-        audio = FileSource(self.settings)
+        audio = self._inputs.open(self.settings)
+        chain: Chain | None = None
         try:
-            clock = _Clock() if audio.paced else _Turn()
-            meter = Meter()
+            signs = Signs(self._inputs.stalled_after)
+            due: Clock | None = None
             frames = 0
             begun = self._seconds
             for block in audio.blocks():
                 if self._stopping.is_set():
                     return
+                if not len(block):
+                    self._show(signs.nothing(audio.status) if audio.is_live else None, audio)
+                    continue
                 self.blocks += 1
-                if not frames:
-                    self._say("running", SourceFact(rate=audio.rate, channels=audio.channels))
+                if chain is None or due is None:
+                    due = clock(audio.pace)
+                    chain = self._chain(audio, begun)
+                    self._show(None if audio.is_live else HEALTHY, audio)
                 frames += len(block)
                 self._seconds = begun + frames / audio.rate
-                meter.add(block)
-                pause = clock.pause(frames / audio.rate)
+                if audio.is_live:
+                    self._show(signs.heard(block, audio.rate, due.held), audio)
+                chain.add(block)
+                self.decoded = chain.decoded
+                pause = due.pause(frames / audio.rate)
                 if pause is not None:
-                    self._measure(meter)
                     self._stopping.wait(pause)
-            self._measure(meter)
         finally:
             audio.close()
+            if chain is not None:
+                chain.close()
+                if not self._stopping.is_set():
+                    chain.finish()
 
-    def _measure(self, meter: Meter) -> None:
-        if not meter.measured:
-            return
-        rms, peak = meter.read()
-        level = Level(
-            source=self.source,
-            at=now(),
-            rms_dbfs=stated(rms),
-            peak_dbfs=stated(peak),
-            seconds=round(self._seconds, 3),
+    def _chain(self, audio: Audio, begun: float) -> Chain:
+        live = audio.pace != "fast"
+        gauge = self._equipment.meters.gauge(
+            self.source, audio.rate, audio.channels, offset=begun, live=live, put=self._put, watch=self._warn
         )
+        return Chain(
+            self.source, audio.rate, audio.channels, offset=begun, live=live,
+            evidence=self.evidence, gauge=gauge, tell=self._tell,
+        )  # fmt: skip
+
+    def _show(self, sign: Sign | None, audio: Audio) -> None:
+        """Say how the connection is, where that is news."""
+        if sign is None:
+            return
+        heard = sign.state == "running"
+        fact = SourceFact(
+            reason=sign.reason,
+            rate=audio.rate if heard else None,
+            channels=audio.channels if heard else None,
+        )
+        self._say(sign.state, fact)
+
+    def _put(self, level: Level) -> None:
         with self._telling:
             if not self._stopping.is_set():
                 self._telemetry.put(level)
+
+    def _warn(self, conditions: Mapping[MeasuredKind, str]) -> None:
+        with self._telling:
+            if not self._stopping.is_set():
+                self._watch(Watched(conditions))
+
+    def _tell(self, noted: Noted) -> None:
+        with self._telling:
+            if not self._stopping.is_set():
+                self._hear(noted)
 
     def _say(self, state: SourceState, fact: SourceFact) -> None:
         with self._telling:
@@ -158,34 +233,3 @@ def longest_pause(failures: int) -> float:
     """The longest pause in seconds after this many failures in a row (at least one)."""
     doublings = min(failures - 1, 10)
     return min(FIRST_PAUSE * 2.0**doublings, LONGEST_PAUSE)
-
-
-class _Clock:
-    """Real time: a block is due when what was played before it has been."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def pause(self, played: float) -> float | None:
-        """Seconds to wait before the next block; None to go on without saying anything yet."""
-        ahead = self._begun + played - time.monotonic()
-        if ahead < -BEHIND:
-            self._begun -= ahead
-        return max(ahead, 0.0)
-
-
-class _Turn:
-    """As fast as possible, for SHARE of the time: a level each PERIOD, of what was read in it."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def pause(self, played: float) -> float | None:
-        """Seconds to wait before the next block; None to go on without saying anything yet."""
-        spent = time.monotonic() - self._begun
-        if spent < PERIOD * SHARE:
-            return None
-        # No longer than a period, where a slow read or a stopped process took the time.
-        pause = min(spent / SHARE - spent, PERIOD)
-        self._begun += spent + pause
-        return pause

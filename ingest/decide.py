@@ -10,19 +10,39 @@ from typing import Literal
 import msgspec
 
 from ingest.state import Source
+from ingest.usable import fault, path_fault
+from streams.alerts import AlertFact, Condition, ConditionSeen
 from streams.messages import Command
 from streams.names import FLOATING_KINDS, SOURCE_ID, floating_lanes
+from streams.recordings import RecordingFact
 from streams.vocabulary import (
     COMMANDS,
+    EpisodeAcknowledge,
+    LoggedSettings,
     Params,
+    Recorded,
     SourceAdd,
     SourceFact,
+    SourceInject,
+    SourceReport,
     SourceSettings,
     SourceState,
     SourceUpdate,
 )
 
-Action = Literal["add", "update", "remove", "start", "stop", "restart", "nothing"]
+Action = Literal[
+    "add",
+    "update",
+    "remove",
+    "start",
+    "stop",
+    "restart",
+    "acknowledge",
+    "record",
+    "inject",
+    "report",
+    "nothing",
+]
 MOST_LANES = 64
 _FLOATING = frozenset(floating_lanes(MOST_LANES))
 
@@ -31,7 +51,7 @@ class Fact(msgspec.Struct, frozen=True):
     """An event still to be logged: its type and what it says."""
 
     type: str
-    data: SourceFact
+    data: SourceFact | AlertFact | Condition | ConditionSeen | RecordingFact
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +94,9 @@ def decide(source: Source | None, command: Command) -> Decision | Rejection:
             return rejection
     if isinstance(params, SourceAdd):
         return _add(source, params, command.source)
+    if isinstance(params, SourceReport):
+        # Also of a source that was removed since: it was heard.
+        return Decision(action="report", after=source)
     if source is None:
         return Rejection(
             reason="unknown_source",
@@ -82,6 +105,12 @@ def decide(source: Source | None, command: Command) -> Decision | Rejection:
         )
     if isinstance(params, SourceUpdate):
         return _update(source, params)
+    if command.type in _RECORDED:
+        return _record(source, _RECORDED[command.type])
+    if isinstance(params, SourceInject):
+        return _inject(source, params)
+    if isinstance(params, EpisodeAcknowledge):
+        return _acknowledge(source, params.episode, command.key)
     if command.type == "source.remove":
         return Decision(action="remove", facts=(Fact("source.removed", SourceFact()),))
     if command.type == "source.stop":
@@ -128,6 +157,35 @@ def _add(source: Source | None, params: SourceAdd, id: str) -> Decision | Reject
     )
 
 
+_RECORDED: dict[str, Recorded] = {"recording.start": "always", "recording.stop": "alerts"}
+
+
+def _record(source: Source, recorded: Recorded) -> Decision:
+    if source.recorded == recorded:
+        return Decision(action="nothing", after=source)
+    fact = Fact("source.updated", SourceFact(recorded=recorded))
+    return Decision(action="record", facts=(fact,), after=msgspec.structs.replace(source, recorded=recorded))
+
+
+def _inject(source: Source, params: SourceInject) -> Decision | Rejection:
+    if source.desired != "running":
+        detail = "it is stopped: what is heard in a test says nothing of a source that is not listened to"
+        return Rejection(reason="not_running", field="source", detail=detail)
+    if (wrong := path_fault(params.path)) is not None:
+        return Rejection(reason="invalid_params", field="params.path", detail=wrong)
+    return Decision(action="inject", after=source)
+
+
+def _acknowledge(source: Source, episode: str, by: str) -> Decision | Rejection:
+    kind = next((kind for kind, known in source.conditions.items() if known == episode), None)
+    if kind is None:
+        open = ", ".join(f"{kind} {known}" for kind, known in source.conditions.items())
+        detail = f"no episode {episode!r} is open; open are: {open or 'none'}"
+        return Rejection(reason="unknown_episode", field="params.episode", detail=detail)
+    seen = Fact("condition.acknowledged", ConditionSeen(episode=episode, kind=kind, by=by))
+    return Decision(action="acknowledge", facts=(seen,), after=source)
+
+
 def _update(source: Source, params: SourceUpdate) -> Decision:
     settings = params.settings if params.settings != source.settings else None
     name = params.name if params.name != source.name else None
@@ -154,14 +212,11 @@ def _misplaced(settings: SourceSettings, lane: str) -> Rejection | None:
 
 
 def _unusable(settings: SourceSettings) -> Rejection | None:
-    path = settings.path
-    if not path.startswith("/"):
-        detail = f"{path[:80]!r} is relative; give the whole path on the ingest node"
-    elif "\0" in path:
-        detail = f"{path[:80]!r} holds a NUL character, which no path may"
-    else:
+    found = fault(settings)
+    if found is None:
         return None
-    return Rejection(reason="invalid_params", field="params.settings.path", detail=detail)
+    field, detail = found
+    return Rejection(reason="invalid_params", field=f"params.settings.{field}", detail=detail)
 
 
 def _told(message: str, where: str, params: object) -> str:
@@ -174,12 +229,12 @@ def _told(message: str, where: str, params: object) -> str:
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """A capture as it is: by which settings, and the state it was last heard of (None: not yet)."""
 
-    settings: SourceSettings
+    settings: LoggedSettings
     state: SourceState | None = None
     reason: str | None = None
 
 
-def begun(source: Source | None, capture: Seen | None, settings: SourceSettings) -> SourceState | None:
+def begun(source: Source | None, capture: Seen | None, settings: LoggedSettings) -> SourceState | None:
     """How far a start has come that needs nothing more begun: "running", "starting", or None.
 
     One that is being started is not begun anew: else starts that follow one another faster than a

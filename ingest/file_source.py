@@ -6,6 +6,7 @@ import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -27,6 +28,10 @@ class SourceFailed(Exception):
     """Raised when a source cannot be read (any more); the text says why, for people."""
 
 
+class NotReadable(SourceFailed):
+    """Raised when libsndfile does not know what kind of file it is; another reader may."""
+
+
 class _Unsought(soundfile.SoundFile):  # type: ignore[misc]  # comes without types
     """A recording that is read straight on.
 
@@ -43,19 +48,28 @@ class _Unsought(soundfile.SoundFile):  # type: ignore[misc]  # comes without typ
 class FileSource:
     """An open recording: `rate` in Hz, `channels`, and its blocks. Constant memory."""
 
-    def __init__(self, settings: FileSettings) -> None:
-        """Open the recording. Raises SourceFailed."""
+    is_live = False
+
+    def __init__(self, settings: FileSettings, *, block_seconds: float = BLOCK_SECONDS) -> None:
+        """Open the recording. Raises SourceFailed, NotReadable."""
         self._path = settings.path
         self._loop = settings.loop
         self._file = _opened(Path(settings.path))
         self.rate: int = self._file.samplerate
         self.channels: int = self._file.channels
-        self.paced = settings.pace == "realtime"
-        self._frames = max(1, round(self.rate * BLOCK_SECONDS))
+        self.pace: Literal["clock", "fast"] = "clock" if settings.pace == "realtime" else "fast"
+        self.status = f"playing {settings.path}"
+        self._frames = max(1, round(self.rate * block_seconds))
         self._at = 0
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it is by its own word; None where it does not say."""
+        frames = self._file.frames
+        return frames / self.rate if frames < UNKNOWN else None
+
     def blocks(self) -> Iterator[Block]:
-        """Blocks of BLOCK_SECONDS, shape (frames, channels); only the last of what does not loop is shorter.
+        """Blocks of `block_seconds`, shape (frames, channels); the last of what does not loop is shorter.
 
         Where it loops, a block goes on at the beginning without a gap. Raises SourceFailed.
         """
@@ -121,7 +135,7 @@ def _opened(path: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise SourceFailed(f"{path}: {error.strerror}") from None
     except soundfile.SoundFileError:
-        raise SourceFailed(f"{path} is no audio file that libsndfile can read") from None
+        raise NotReadable(f"{path} is no audio file that libsndfile can read") from None
     fault = _fault(file)
     if fault:
         file.close()

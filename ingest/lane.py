@@ -14,99 +14,74 @@ import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
-import msgspec
 import structlog
+from uuid_utils import uuid7
 
-from ingest.capture import Capture, Report, Telemetry
+from ingest.capture import Capture, Report, Telemetry, Watched
 from ingest.claims import Claims
-from ingest.decide import Decision, Fact, Rejection, Seen, begun, decide, mend
-from ingest.ledger import Ledger, Void, draft_of, sources_of
+from ingest.decide import Decision, Fact, Rejection, begun, decide, mend
+from ingest.equipment import Equipment
+from ingest.inputs import Inputs
+from ingest.ledger import SUMMARY, Ledger, Void, draft_of, past_of
+from ingest.listener import Noted
+from ingest.notes import Notes
+from ingest.run import RECONCILE, Run
+from ingest.watch import Watching, changes, given_up
 from streams.admission import Task
 from streams.connection import Unreachable
 from streams.drafts import Draft, Post
 from streams.handler import Result
 from streams.messages import Logged, now
-from streams.vocabulary import SourceFact, SourceSettings
+from streams.vocabulary import LoggedSettings, SourceFact
 
 START_TIMEOUT = 8.0
 """Seconds a start may take until audio has been read, before it is called failed."""
-RECONCILE = 3.0
-"""Seconds between two comparisons of what should run with what does."""
 POLL = 0.05
 """Seconds between two looks whether a start in progress was cancelled."""
-STALLED = 2
-"""Looks, RECONCILE seconds apart, between which no audio came from a source that then counts as stalled.
-
-Looks are counted, not seconds: a process that was stopped for a while wakes to old clocks everywhere.
-"""
 STOP_TIMEOUT = 1.0
 """Seconds to wait for a capture to end; one that hangs is silent and left behind."""
 CLAIM_TIMEOUT = 20.0
 """Seconds to try to claim an id while Redis is away: as long as a failover may take."""
 
 
-class _Run:
-    """A capture, what it was started by, and what was heard of it."""
-
-    def __init__(self, capture: Capture, command: str | None) -> None:
-        self.capture = capture
-        self.command = command
-        self.heard: Report | None = None
-        self.first: Report | None = None
-        self.tried = threading.Event()
-        """Set once the first attempt has succeeded or failed, and that was logged."""
-        self._blocks = 0
-        self._idle_looks = 0
-        self._before_stall: Report | None = None
-
-    def look(self) -> Report | None:
-        """What the capture cannot say itself, once: that it hangs in a read, or does so no more."""
-        blocks = self.capture.blocks
-        self._idle_looks = self._idle_looks + 1 if blocks == self._blocks else 0
-        self._blocks = blocks
-        state = self.heard.state if self.heard else None
-        if state == "running" and self._idle_looks >= STALLED:
-            self._before_stall = self.heard
-            fact = SourceFact(reason=f"no audio for {STALLED * RECONCILE:g} s")
-            return Report(state="stalled", fact=fact, at=now())
-        if state == "stalled" and not self._idle_looks and self._before_stall:
-            return msgspec.structs.replace(self._before_stall, at=now())
-        return None
-
-    def seen(self) -> Seen:
-        heard = self.heard
-        return Seen(
-            settings=self.capture.settings,
-            state=heard.state if heard else None,
-            reason=heard.fact.reason if heard else None,
-        )
-
-
-_Reports = SimpleQueue[tuple[_Run, Report] | None]
+_Said = Report | Noted | Watched
+_Reports = SimpleQueue[tuple[Run, _Said] | None]
 """What captures say, in order; None ends the attending."""
 
 
 class SourcesLane:
     """The handler of a lane whose sources this node captures."""
 
-    def __init__(self, lane: str, telemetry: Telemetry, claims: Claims) -> None:
+    summary = SUMMARY
+
+    def __init__(
+        self,
+        lane: str,
+        telemetry: Telemetry,
+        claims: Claims,
+        equipment: Equipment,
+        inputs: Inputs | None = None,
+    ) -> None:
         self._lane = lane
+        self._equipment = equipment
         self._telemetry = telemetry
         self._claims = claims
+        self._inputs = inputs or Inputs()
         self._lock = threading.Lock()
         self._ledger = Ledger()
-        self._runs: dict[str, _Run] = {}
+        self._notes = Notes(lane, self._ledger, self._lock, equipment)
+        self._runs: dict[str, Run] = {}
         self._busy: set[str] = set()
         self._reports: _Reports | None = None
         self._logger = structlog.get_logger(__name__).bind(lane=lane)
 
-    def restore(self, events: Iterator[Logged]) -> None:
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
         """Fold the lane's log anew. From here to `begin` nothing is logged."""
         with self._lock:
             self._ledger.close()
-        sources = sources_of(events)
+        past = past_of(events, known)
         with self._lock:
-            self._ledger.sources = sources
+            self._ledger.sources, self._ledger.entered = past.sources, past.entered
 
     def begin(self, post: Post) -> None:
         """The lane is ours: let run what should run."""
@@ -117,7 +92,18 @@ class SourcesLane:
                 reports = self._reports = SimpleQueue()
                 name = f"attend-{self._lane}"
                 threading.Thread(target=self._attend, args=(reports,), name=name, daemon=True).start()
+        self._claims.renew(self._lane, self._ids)
+        self._notes.enter()
         self._reconcile(reports)
+
+    @property
+    def notes(self) -> Notes:
+        """What puts into the log what is heard of the lane's sources."""
+        return self._notes
+
+    def _ids(self) -> list[str]:
+        with self._lock:
+            return list(self._ledger.sources) if self._ledger.open else []
 
     def end(self) -> None:
         """The lane is not ours any more: stop what runs. The log still says that it should."""
@@ -149,8 +135,10 @@ class SourcesLane:
         decision = decide(before, command)
         if isinstance(decision, Rejection):
             return self._reject(task, decision)
-        if decision.starts or (decision.action == "stop" and run is not None):
+        if decision.starts or decision.action == "inject" or (decision.action == "stop" and run is not None):
             return None
+        if decision.action == "report":
+            return self._notes.report(task)
         try:
             return self._do(task, decision, term)
         except Void:
@@ -168,6 +156,10 @@ class SourcesLane:
                 decision = self._claimed(task, decision)
             if isinstance(decision, Rejection):
                 return self._reject(task, decision)
+            if decision.action == "inject":
+                return self._notes.inject(task)
+            if decision.action == "report":
+                return self._notes.report(task)
             return self._start(task, decision, term) if decision.starts else self._do(task, decision, term)
         except Void:
             return Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
@@ -211,15 +203,19 @@ class SourcesLane:
     def _do(self, task: Task, decision: Decision, term: int) -> Result:
         """What needs no audio: it is logged together with the result."""
         id, command = task.command.source, task.command.id
-        ended: _Run | None = None
+        ended: Run | None = None
         drafts: list[Draft] = []
         with self._lock:
             self._ledger.check(term)
             if decision.action in ("stop", "remove"):
                 ended = self._runs.pop(id, None)
-            for fact in decision.facts:
+            source = self._ledger.sources.get(id)
+            over = given_up(source, "removed") if source and decision.action == "remove" else []
+            for fact in (*over, *decision.facts):
                 drafts.append(draft_of(fact, id, command))
                 self._ledger.fold(drafts[-1])
+            if (run := self._runs.get(id)) is not None:
+                self._record(run.capture)
         if ended is not None:
             self._stop(ended)
         if decision.action == "remove":
@@ -254,7 +250,7 @@ class SourcesLane:
                 run = self._run(id, after.settings, command)
         return self._await(task, run)
 
-    def _await(self, task: Task, run: _Run) -> Result:
+    def _await(self, task: Task, run: Run) -> Result:
         until = time.monotonic() + START_TIMEOUT
         while not run.tried.wait(POLL):
             if task.cancelled.is_set():
@@ -263,12 +259,12 @@ class SourcesLane:
             if time.monotonic() > until:
                 return self._too_slow(task, run)
         first = run.first
-        if first is not None and first.state == "failed":
+        if first is not None and first.state in ("failed", "stalled"):
             detail = f"{first.fact.reason}; the node keeps trying until it is stopped"
-            return Result(outcome="failed", state="failed", reason="source_failed", detail=detail)
+            return Result(outcome="failed", state=first.state, reason="source_failed", detail=detail)
         return Result(outcome="completed", state="running")
 
-    def _too_slow(self, task: Task, run: _Run) -> Result:
+    def _too_slow(self, task: Task, run: Run) -> Result:
         reason = f"no audio within {START_TIMEOUT:g} s"
         id = task.command.source
         with self._lock:
@@ -277,7 +273,7 @@ class SourcesLane:
         detail = f"{reason}; the node keeps trying until it is stopped"
         return Result(outcome="failed", state="failed", reason="no_audio", detail=detail)
 
-    def _stop(self, run: _Run, timeout: float = STOP_TIMEOUT) -> None:
+    def _stop(self, run: Run, timeout: float = STOP_TIMEOUT) -> None:
         if not run.capture.stop(timeout):
             self._logger.warning("capture hangs; it is left behind, silent", source=run.capture.source)
 
@@ -289,7 +285,7 @@ class SourcesLane:
                 item = reports.get(timeout=max(due - time.monotonic(), 0))
                 if item is None:
                     return
-                self._heard(*item)
+                self._take(*item)
             except Empty:
                 pass
             except Exception:  # whatever one source brings about, the others are attended to
@@ -299,7 +295,20 @@ class SourcesLane:
                 self._reconcile(reports)
                 due = time.monotonic() + RECONCILE
 
-    def _heard(self, run: _Run, report: Report) -> None:
+    def _take(self, run: Run, said: _Said) -> None:
+        if isinstance(said, Report):
+            self._heard(run, said)
+            return
+        if isinstance(said, Watched):
+            with self._lock:
+                run.measured = said
+                if self._runs.get(run.capture.source) is run:
+                    self._watch(run.capture.source)
+            return
+        # Also of a capture that was stopped since: it was heard.
+        self._notes.note(run.capture.source, said)
+
+    def _heard(self, run: Run, report: Report) -> None:
         id = run.capture.source
         with self._lock:
             if self._runs.get(id) is not run:
@@ -312,10 +321,13 @@ class SourcesLane:
                 run.tried.set()
 
     def _look(self) -> None:
-        """Hear from captures that hang, and from those that go on after that."""
+        """Hear from captures that hang, and from those that go on after that; watch what is decoded."""
         with self._lock:
             for run in self._runs.values():
                 run.heard = run.look() or run.heard
+                self._record(run.capture)
+            for id in list(self._ledger.sources):
+                self._watch(id)
 
     def _reconcile(self, reports: _Reports) -> None:
         """Start what should run and does not, stop what should not and does, log what was not logged."""
@@ -335,7 +347,15 @@ class SourcesLane:
 
     # What follows is called with the lock held, and waits for nothing.
 
-    def _mend(self, id: str) -> _Run | None:
+    def _watch(self, id: str) -> None:
+        """Log which conditions of a source began and ended."""
+        source, run = self._ledger.sources.get(id), self._runs.get(id)
+        if source is not None:
+            seen = run.watching() if run is not None else Watching()
+            for fact in changes(source, seen, now(), lambda: str(uuid7())):
+                self._ledger.tell(fact, id)
+
+    def _mend(self, id: str) -> Run | None:
         """Mend one source; return the run that is to be stopped."""
         source, run = self._ledger.sources.get(id), self._runs.get(id)
         mending = mend(source, run.seen() if run else None)
@@ -352,22 +372,31 @@ class SourcesLane:
             self._ledger.tell(Fact("source.stopped", SourceFact(reason="reconciled")), id)
         return run
 
-    def _run(self, id: str, settings: SourceSettings, command: str | None) -> _Run:
+    def _run(self, id: str, settings: LoggedSettings, command: str | None) -> Run:
         """Start a capture. Its reports go to whoever attends to the lane now."""
         reports = self._reports
         if reports is None:
             raise Void
 
-        def report(report: Report) -> None:
-            reports.put((run, report))
+        def report(said: _Said) -> None:
+            reports.put((run, said))
 
-        capture = Capture(id, settings, report=report, telemetry=self._telemetry)
-        run = _Run(capture, command)
+        capture = Capture(
+            id, settings, report=report, hear=report, watch=report, telemetry=self._telemetry,
+            equipment=self._equipment, evidence=self._notes.evidence(id), inputs=self._inputs,
+        )  # fmt: skip
+        self._record(capture)
+        run = Run(capture, command)
         capture.start()
         self._runs[id] = run
         return run
 
-    def _say(self, id: str, run: _Run) -> None:
+    def _record(self, capture: Capture) -> None:
+        """Let a capture record what is wished of its source."""
+        source = self._ledger.sources.get(capture.source)
+        capture.evidence.always(source is not None and source.recorded == "always")
+
+    def _say(self, id: str, run: Run) -> None:
         """Log what was last heard of a capture; one that has ended is done with."""
         heard = run.heard
         if heard is None:

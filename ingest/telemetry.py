@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 from redis.exceptions import ResponseError
 
+from streams.backoff import Backoff
 from streams.connection import Link, Unreachable
+from streams.looking import looked_at
 from streams.messages import Level, canonical
 from streams.names import StationKeys
 
@@ -24,10 +27,32 @@ HELD = 20_000
 """Levels held while a write is in progress; the oldest are dropped first."""
 KEPT = 6000
 """Entries kept in a stream, about: ten minutes."""
-RETRY = 1.0
-"""Seconds between attempts while Redis is away; what is older than that is not written afterwards."""
+KEPT_LEVELS = 100_000
+"""Levels kept in a stream, about: where a lane has many sources, its entries are larger and fewer."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks whose spectrum is wanted."""
 
 log = structlog.get_logger(__name__)
+
+
+class Looks:
+    """Asks whose spectrum is looked at. `run` is the body of a thread."""
+
+    def __init__(self, link: Link, keys: StationKeys, tell: Callable[[frozenset[str]], None]) -> None:
+        self._link, self._keys, self._tell = link, keys, tell
+
+    def run(self, stop: threading.Event) -> None:
+        """Ask each second until `stop` is set; while nobody can be asked, nobody looks."""
+        backoff = Backoff(stop)
+        while not stop.is_set():
+            try:
+                self._tell(looked_at(self._link, self._keys))
+                backoff.reset()
+                stop.wait(LOOK_EVERY)
+            except (Unreachable, ResponseError):
+                self._tell(frozenset())
+                backoff.wait()
+        self._link.close()
 
 
 class LaneTelemetry:
@@ -67,21 +92,21 @@ class TelemetryWriter:
 
     def run(self, stop: threading.Event) -> None:
         """Write until `stop` is set; what cannot be written is dropped, it is of no use later."""
-        away = False
+        backoff = Backoff(stop)
         while not stop.is_set():
             if not self._some.wait(IDLE):
                 continue
-            stop.wait(RETRY if away else PERIOD)
+            stop.wait(PERIOD)
             self._some.clear()
             try:
                 self.write()
-                if away:
+                if backoff.failures:
                     log.info("telemetry is written again", dropped=self.dropped)
-                away = False
+                backoff.reset()
             except (Unreachable, ResponseError) as error:
-                if not away:
+                if backoff.failures == 0:
                     log.warning("telemetry cannot be written", detail=str(error))
-                away = True
+                backoff.wait()
             except Exception:  # one level that cannot be written must not end all others
                 log.exception("telemetry failed")
         self._link.close()
@@ -92,7 +117,10 @@ class TelemetryWriter:
         for _ in range(len(self._levels)):
             key, level = self._levels.popleft()
             lanes.setdefault(key, []).append(level)
-        adds = [("XADD", key, "MAXLEN", "~", KEPT, "*", "l", canonical(some)) for key, some in lanes.items()]
+        adds = [
+            ("XADD", key, "MAXLEN", "~", min(KEPT, KEPT_LEVELS // len(some)), "*", "l", canonical(some))
+            for key, some in lanes.items()
+        ]
         try:
             replies = self._link.batch(adds) if adds else []
         except Unreachable:

@@ -1,0 +1,62 @@
+"""What the audio of a source goes through once it is read: evidence, the decoder of alerts, the meters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingest.evidence import Evidence
+from ingest.listener import Listener, Noted
+from ingest.meters import Block, Gauge
+
+
+class Chain:
+    """One opening of a source, at `rate` Hz with so many channels. Called by the audio's thread alone.
+
+    `offset` are the seconds of its audio before, `live` whether a second of audio takes a second. `tell`
+    gets each fact of an alert. `gauge` measures it, where it is measured. `injected` marks all that is
+    heard as a test.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        rate: int,
+        channels: int,
+        *,
+        offset: float,
+        live: bool,
+        evidence: Evidence,
+        gauge: Gauge | None,
+        tell: Callable[[Noted], None],
+        injected: bool = False,
+    ) -> None:
+        self._evidence, self._gauge, self._tell = evidence, gauge, tell
+        evidence.open(rate, channels, offset, live=live)
+        self._listener = Listener(source, rate, offset=offset, live=live, tell=self._heard, injected=injected)
+
+    @property
+    def decoded(self) -> float:
+        """Seconds of audio that went through the decoder."""
+        return self._listener.decoded
+
+    def add(self, block: Block) -> None:
+        """Take the newest block, shape (frames, channels); it must not be changed afterwards."""
+        # First of all it is kept: a recording begins before what is heard in it.
+        self._evidence.add(block)
+        self._listener.add(block)
+        if self._gauge is not None:
+            self._gauge.decoded = self.decoded
+            self._gauge.add(block)
+
+    def finish(self) -> None:
+        """The audio ends here: tell what was still being listened to."""
+        self._listener.finish()
+
+    def close(self) -> None:
+        """Measure what is there, and no more."""
+        if self._gauge is not None:
+            self._gauge.finish()
+
+    def _heard(self, noted: Noted) -> None:
+        self._evidence.note(noted.fact)
+        self._tell(noted)

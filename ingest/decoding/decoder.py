@@ -1,0 +1,263 @@
+"""The body of a decoding process: bytes of some audio format in, samples out.
+
+It opens nothing and connects to nothing: what it decodes comes through a pipe. FFmpeg is told which
+formats it may find there, and none of them refers to anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+import av
+import msgspec
+import numpy as np
+from av.audio.frame import AudioFrame
+from numpy.typing import NDArray
+
+from ingest.decoding.border import Border
+from ingest.decoding.wire import AUDIO, FAILED, FORMAT, Format, Task, packed
+from ingest.signal_path import SignalPath
+
+FORMATS = "mp3,aac,ogg,flac,wav,w64,aiff,au,mpegts,mov,matroska,asf,ac3,eac3,caf,amr,tta,wv"
+"""What FFmpeg may recognise. Playlists are none of it: those are read by the node, behind its fence."""
+OPTIONS = {
+    "format_whitelist": FORMATS,
+    "protocol_whitelist": "none",
+    "probesize": "65536",
+    "analyzeduration": "1000000",
+    "fflags": "discardcorrupt",
+}
+RTP_OPTIONS = {"protocol_whitelist": "rtp,udp", "format_whitelist": "sdp,rtp,rtsp"}
+BUFFER = 4096
+"""Bytes that FFmpeg reads at a time: few, so that a slow stream is heard soon."""
+BLOCK_SECONDS = 0.1
+GIVE_UP = 2 * 1024 * 1024
+"""Bytes without any audio in them after which they are no audio."""
+CHANGED = 32 * 1024
+"""Bytes without audio after which what once was decoded must have become something else."""
+MEMORY = 2 * 1024**3
+"""Bytes of address space: an allocation that a lying header asks for fails before it hurts others."""
+RATES = (1_000, 768_000)
+MOST_CHANNELS = 64
+_SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
+
+Samples = NDArray[np.float32]
+
+
+class Refused(Exception):
+    """Raised when what comes is nothing that can be decoded; the text says why, for people."""
+
+
+class Feed:
+    """The pipe as FFmpeg reads it, with how much of it was read since audio last came of it."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._held = b""
+        self._turned = False
+        self._border = Border()
+        self._ended = False
+        self.idle = 0
+
+    def read(self, size: int) -> bytes:
+        """What there is, at most `size` bytes; none at the end, and where another format begins."""
+        if self._turned:
+            return b""
+        data, self._held = self._held[:size], self._held[size:]
+        if not data:
+            data = os.read(self._pipe, size)
+            self._ended = not data
+        at = self._border.find(data)
+        if at is not None:
+            data, self._held = data[:at], data[at:] + self._held
+            self._turned = True
+        self.idle += len(data)
+        return data
+
+    def turn(self) -> None:
+        """Go on behind the place where another format began."""
+        self._turned = False
+        self._border = Border()
+
+    def exhausted(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._ended and not self._held
+
+
+class Sink:
+    """Where samples go: shaped, in blocks of a tenth of a second."""
+
+    def __init__(self, pipe: int, task: Task) -> None:
+        self._pipe = pipe
+        self._path = SignalPath(task)
+        self._kept: list[Samples] = []
+        self._frames = 0
+        self._told: Format | None = None
+
+    def put(self, frame: AudioFrame, codec: str, container: str) -> None:
+        """Take a decoded frame. Raises Refused."""
+        samples = samples_of(frame)
+        shaped = self._path.feed(samples, frame.sample_rate)
+        told = Format(
+            codec=codec,
+            container=container,
+            given_rate=frame.sample_rate,
+            given_channels=samples.shape[1],
+            rate=self._path.rate,
+            channels=self._path.channels,
+        )
+        if told != self._told:
+            self._told = told
+            self._tell(FORMAT, msgspec.json.encode(told))
+        self._kept.append(shaped)
+        self._frames += len(shaped)
+        wanted = max(1, round(self._path.rate * BLOCK_SECONDS))
+        if self._frames >= wanted:
+            whole = np.concatenate(self._kept)
+            end = len(whole) // wanted * wanted
+            for at in range(0, end, wanted):
+                self._tell(AUDIO, np.ascontiguousarray(whole[at : at + wanted]).tobytes())
+            self._kept, self._frames = [whole[end:]], len(whole) - end
+
+    def finish(self) -> None:
+        """The audio ends here."""
+        rest = np.concatenate([*self._kept, self._path.flush()]) if self._told else np.zeros((0, 1))
+        if len(rest):
+            self._tell(AUDIO, np.ascontiguousarray(rest, dtype=np.float32).tobytes())
+
+    def fail(self, why: str) -> None:
+        """Say why there will be no more."""
+        self._tell(FAILED, why.encode())
+
+    def _tell(self, kind: bytes, body: bytes) -> None:
+        message = memoryview(packed(kind, body))
+        while message:
+            message = message[os.write(self._pipe, message) :]
+
+
+def samples_of(frame: AudioFrame) -> Samples:
+    """A frame's samples, shape (frames, channels), full scale ±1. Raises Refused beyond all reason."""
+    channels, rate = frame.layout.nb_channels, frame.sample_rate
+    if not RATES[0] <= rate <= RATES[1]:
+        raise Refused(f"it says it has {rate} Hz; {RATES[0]} to {RATES[1]} Hz can be played")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise Refused(f"it says it has {channels} channels; at most {MOST_CHANNELS} can be played")
+    kind = frame.format.name.removesuffix("p")
+    if kind not in _SCALES:
+        raise Refused(f"its samples are of the kind {frame.format.name!r}, which cannot be played")
+    found = frame.to_ndarray()
+    array = found.T if frame.format.is_planar else found.reshape(-1, channels)
+    offset = 128.0 if kind == "u8" else 0.0
+    return ((array.astype(np.float32) - np.float32(offset)) / np.float32(_SCALES[kind])).astype(np.float32)
+
+
+def decode(source: int, target: int, task: Task) -> int:
+    """Decode from one pipe into another until either ends; the exit code. Never raises."""
+    limit()
+    sink = Sink(target, task)
+    try:
+        if task.sdp:
+            _decode_rtp(task.sdp, sink)
+        else:
+            _decode(Feed(source), sink)
+        sink.finish()
+    except BrokenPipeError:
+        return 0  # nobody listens any more
+    except Refused as error:
+        sink.fail(str(error))
+        return 1
+    except (av.FFmpegError, MemoryError, ValueError) as error:
+        sink.fail(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def limit() -> None:
+    """Bound what this process may take: it works on what strangers send."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def _decode(feed: Feed, sink: Sink) -> None:
+    """Decode whatever comes, and begin anew where it becomes something else."""
+    heard = False
+    while not feed.exhausted():
+        try:
+            container = av.open(
+                feed, mode="r", options=OPTIONS, buffer_size=BUFFER, metadata_errors="replace"
+            )
+        except (av.FFmpegError, ValueError) as error:
+            if feed.exhausted() and not heard:
+                raise Refused(f"no audio format was recognised in {feed.idle} bytes") from error
+            if feed.idle > GIVE_UP:
+                raise Refused(f"no audio in {feed.idle} bytes; the last was given up: {error}") from error
+            feed.turn()
+            continue
+        with container:
+            for frame, codec in _frames(container, feed):
+                sink.put(frame, codec, container.format.name)
+                feed.idle = 0
+                heard = True
+        feed.turn()
+        if feed.idle > GIVE_UP:
+            raise Refused(f"no audio in {feed.idle} bytes")
+
+
+def _frames(container: av.container.InputContainer, feed: Feed) -> Iterator[tuple[AudioFrame, str]]:
+    """The frames until the end, or until what comes cannot be this format any more."""
+    if not container.streams.audio:
+        raise Refused(f"there is no audio in it, only {_kinds(container)}")
+    stream = container.streams.audio[0]
+    codec = stream.codec_context.name
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            return
+        if packet is None:
+            return
+        try:
+            for frame in packet.decode():
+                if isinstance(frame, AudioFrame) and frame.samples:
+                    yield frame, codec
+        except av.FFmpegError:
+            # A damaged packet; the next may be whole.
+            pass
+        if feed.idle > CHANGED:
+            return
+
+
+def _decode_rtp(sdp: str, sink: Sink) -> None:
+    """Receive what the description says, and decode it."""
+    description = _Text(sdp.encode())
+    with av.open(description, mode="r", format="sdp", options=RTP_OPTIONS) as container:
+        feed = _Endless()
+        for frame, codec in _frames(container, feed):
+            sink.put(frame, codec, "rtp")
+
+
+class _Text:
+    """A text that FFmpeg reads like a file."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read(self, size: int) -> bytes:
+        data, self._text = self._text[:size], self._text[size:]
+        return data
+
+
+class _Endless(Feed):
+    """Stands for what FFmpeg receives itself."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+
+
+def _kinds(container: av.container.InputContainer) -> str:
+    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -1,0 +1,42 @@
+"""What a decoding process tells the node: the format, audio, and why it ends, each with its length."""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+HEAD = struct.Struct("<cI")
+FORMAT, AUDIO, FAILED = b"F", b"A", b"E"
+MOST = 4 * 1024 * 1024
+"""Bytes in one message: a tenth of a second of 64 channels at 192 kHz is more than that, and refused."""
+
+WELL = "well"
+"""How a decoding process has ended that came to the end of its work."""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What to decode, and what to make of it; `sdp` instead of bytes that come through a pipe."""
+
+    gain_db: float | UnsetType = UNSET
+    channel: int | Literal["mix"] | UnsetType = UNSET
+    rate: int | UnsetType = UNSET
+    sdp: str = ""
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """What is decoded (`codec`, `container`, `given_rate` in Hz, `given_channels`), and what comes of it."""
+
+    codec: str
+    container: str
+    given_rate: int
+    given_channels: int
+    rate: int
+    channels: int
+
+
+def packed(kind: bytes, body: bytes) -> bytes:
+    """One message."""
+    return HEAD.pack(kind, len(body)) + body

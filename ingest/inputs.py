@@ -1,0 +1,69 @@
+"""Opening sources of every kind, by what this node's configuration allows."""
+
+from __future__ import annotations
+
+from ingest.audio import Audio, Shaped
+from ingest.decoding.nursery import Nursery
+from ingest.device_source import DeviceSource
+from ingest.file_source import FileSource, SourceFailed
+from ingest.net.fence import Fence
+from ingest.pipe_source import PipeSource
+from ingest.signal_path import is_neutral
+from ingest.stream_source import StreamSource
+from streams.inputs import FetchSection, Pipes, PipeSection
+from streams.vocabulary import (
+    DeviceSettings,
+    FileSettings,
+    ForeignSettings,
+    LoggedSettings,
+    PipeSettings,
+    SourceSettings,
+    StreamSettings,
+)
+
+
+class Inputs:
+    """What the sources of a process have in common. Thread-safe."""
+
+    def __init__(
+        self,
+        fetch: FetchSection | None = None,
+        pipes: Pipes | None = None,
+        *,
+        nursery: Nursery | None = None,
+        fence: Fence | None = None,
+    ) -> None:
+        self._fetch = fetch or FetchSection()
+        self._pipes = pipes or {}
+        self.stalled_after = self._fetch.stalled_after
+        self._fence = fence or Fence(self._fetch)
+        self._nursery = nursery or Nursery()
+
+    def open(self, settings: LoggedSettings) -> Audio:
+        """The source, opened; where that takes its time, its blocks say so. Raises SourceFailed."""
+        if isinstance(settings, ForeignSettings):
+            raise SourceFailed(f"only a newer version can run it: {settings.why}")
+        audio = self._opened(settings)
+        return audio if is_neutral(settings) or isinstance(audio, StreamSource) else Shaped(audio, settings)
+
+    def close(self) -> None:
+        """Let go of what the sources had in common."""
+        self._nursery.close()
+
+    def _opened(self, settings: SourceSettings) -> Audio:
+        match settings:
+            case FileSettings():
+                return FileSource(settings)
+            case PipeSettings():
+                return PipeSource(settings.pipe, self._section(settings.pipe), self._fetch.give_up_after)
+            case DeviceSettings():
+                return DeviceSource(settings, self._fetch.give_up_after)
+            case StreamSettings():
+                # Its signal path is where it is decoded: what leaves there is less, and on another core.
+                return StreamSource(settings, self._fence, self._fetch, self._nursery)
+
+    def _section(self, pipe: str) -> PipeSection:
+        if pipe not in self._pipes:
+            known = ", ".join(sorted(self._pipes)) or "none"
+            raise SourceFailed(f"this node has no [pipes.{pipe}] in its settings; it has {known}")
+        return self._pipes[pipe]

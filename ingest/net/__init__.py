@@ -1,0 +1,1 @@
+"""Fetching audio from the network, behind a fence: what is connected to is what was checked."""
