@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,26 +19,61 @@ from control.cli import options
 from control.cli.lazy import LazyGroup, Verb
 
 if TYPE_CHECKING:
-    from streams.healing import Archive
+    from control.backup import Database
+    from projections.lookback import Lookback, Tail
+    from streams.access import Role
+    from streams.breaker import Breakers
+    from streams.history import Archive, Catalogue
     from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from streams.settings import Settings
+    from streams.signing import Keyring
 
 DEMO = "tocsin.demo"
 """Where in click's `meta` the verb `up` finds what --demo does."""
+ARCHIVE = "tocsin.archive"
+"""Where in click's `meta` verbs find what makes the station's archive of its settings."""
+DATABASE = "tocsin.database"
+"""Where in click's `meta` the verbs `backup` and `restore` find what knows the tables."""
+
+DEVICES = "tocsin.devices"
+"""Where in click's `meta` the verb `source device list` finds what knows the sound cards."""
+
+STATION = "tocsin.station"
+"""Where verbs of other rooms find the settings of the station that is meant."""
+PAST = "tocsin.past"
+"""And what looks back into its past."""
 
 VERBS = {
     "up": Verb("control.cli.station:up", "Start a local station, with everything it needs."),
     "down": Verb("control.cli.station:down", "Stop the local station."),
     "status": Verb("control.cli.status:status", "Show whether the station is well, and its sources."),
+    "watch": Verb("control.cli.watch:watch", "Watch sources, levels and alerts, live."),
     "doctor": Verb("control.cli.doctor:doctor", "Check every part and say what to do about each trouble."),
     "dashboard": Verb("control.cli.dashboard:dashboard", "Print the dashboard's link, with the token."),
     "source": Verb("control.cli.source:source", "Add, start, stop and look at sources."),
     "command": Verb("control.cli.command:command", "Ask what became of commands."),
     "event": Verb("control.cli.event:event", "Read what happened."),
+    "alert": Verb("control.cli.alert:alert", "Read the alerts that were heard; acknowledge."),
+    "condition": Verb("control.cli.condition:condition", "List what is wrong now; acknowledge."),
+    "midi": Verb("control.cli.midi:midi", "A MIDI control surface as the operator's desk."),
+    "key": Verb("control.cli.key:key", "Make keys, and say who may do what with them."),
+    "recording": Verb("control.cli.recording:recording", "Look at recordings; record a source throughout."),
+    "group": Verb("control.cli.group:group", "Groups of sources that stand in for one another."),
     "parked": Verb("control.cli.parked:parked", "Look at commands set aside; retry or drop them."),
-    "audit": Verb("control.cli.audit:audit", "Verify and replay the log."),
+    "projection": Verb("projections.cli:projection", "The read models: how far they are; rebuild them."),
+    "access": Verb("control.cli.access:access", "Who may do what in Redis: its users and their rules."),
+    "decode": Verb("ingest.cli:decode", "Decode the alerts in recordings; needs no station."),
+    "audit": Verb("control.cli.audit:audit", "Show that the log is whole, and how things were."),
+    "apply": Verb(
+        "control.cli.apply:apply", "Make the station as a file says: show what differs, then do it."
+    ),
+    "export": Verb("control.cli.apply:export", "Write the station's sources as such a file."),
+    "backup": Verb("control.cli.backup:backup", "Write the whole station to a file."),
+    "restore": Verb(
+        "control.cli.backup:restore", "Give back what Redis lost, or a whole station from a backup."
+    ),
+    "completion": Verb("control.cli.completion:completion", "Have Tab complete verbs and sources."),
+    "drill": Verb("control.cli.drill:drill", "Switch the primary on purpose, and see what it costs."),
+    "init-deploy": Verb("control.cli.deploy:init_deploy", "Make the folder of a deployment on servers."),
     "run": Verb("control.composition:run", "Run one process of a station (what `up` does for you)."),
 }
 PROCESSES = {
@@ -45,6 +81,7 @@ PROCESSES = {
     "control": Verb("control.composition:run_control", "Execute what belongs to no source."),
     "projections": Verb("projections.cli:run_projections", "Fold events into the read models."),
     "web": Verb("control.composition:run_web", "Serve the dashboard and the HTTP API."),
+    "guard": Verb("control.guard.cli:run_guard", "Start a Redis as it may be started, and guard it."),
 }
 EPILOG = (
     "Exit codes: 0 done, 1 fault of the tool, 2 wrong usage, 3 failed, 4 rejected, 5 superseded, "
@@ -61,6 +98,20 @@ EPILOG = (
 def tocsin(ctx: click.Context) -> None:
     """Control unattended audio ingest: say what should be, see what is, lose nothing."""
     ctx.meta[DEMO] = partial(_play_demo, ctx.meta)
+    ctx.meta[ARCHIVE] = _archive
+    ctx.meta[PAST] = _past
+    ctx.meta[DATABASE] = _database
+    ctx.meta[STATION] = _settings
+    ctx.meta[DEVICES] = _devices
+    # A room's own verb knows nothing of what was said before it.
+    ctx.default_map = {"decode": {"as_json": options.wants_json()}}
+
+
+def _settings() -> Settings:
+    """The settings of the station that this command line means."""
+    from control.cli import session
+
+    return session.place().settings()
 
 
 def _play_demo(meta: Mapping[str, Any], settings: Settings) -> None:
@@ -72,6 +123,46 @@ def _play_demo(meta: Mapping[str, Any], settings: Settings) -> None:
     # By then the options behind the verb are known; and this runs in a thread without a click context.
     named = meta.get(options.KEPT, {}).get("station")
     play(settings, find(named, os.environ).folder(), write_weekly_test)
+
+
+def _database() -> Database:
+    """What backs up and restores the tables, which are the projections'."""
+    from projections import backup
+
+    return backup
+
+
+def _devices() -> list[dict[str, Any]]:
+    """The sound cards of this machine, which are ingest's to know."""
+    from msgspec import to_builtins
+
+    from control.cli.trouble import Trouble
+    from ingest.device_source import devices
+    from ingest.file_source import SourceFailed
+
+    try:
+        found: list[dict[str, Any]] = to_builtins(devices())
+    except SourceFailed as error:
+        raise Trouble("sound cards cannot be listed", why=str(error)) from None
+    return found
+
+
+def _archive(settings: Settings) -> Catalogue | None:
+    """What the verbs that read the log's past ask for what is no longer in Redis."""
+    if not settings.postgres.url:
+        return None
+    from projections.archive_reader import ArchiveReader
+
+    return ArchiveReader(settings.postgres)
+
+
+def _past(settings: Settings, tail: Tail) -> Lookback | None:
+    """What the verbs that show how things were ask."""
+    if not settings.postgres.url:
+        return None
+    from projections.lookback import Lookback
+
+    return Lookback(settings.postgres, tail)
 
 
 class Processes(LazyGroup):
@@ -90,11 +181,13 @@ def _logging(process: str, command: click.Command, callback: Callable[..., Any])
     def run(**given: Any) -> Any:
         from streams.logs import configure
         from streams.settings import load
+        from streams.traces import exporting
 
         found = given.get(folder) if folder else None
         settings = load(Path(found) / "station.toml" if found else None)
         configure(settings.log, process=process, station=settings.station.id, node=settings.ingest.node)
-        return callback(**given)
+        with exporting(settings, process):
+            return callback(**given)
 
     return run
 
@@ -113,9 +206,11 @@ def run() -> None:
 @in_folder
 def run_ingest(folder: Path | None) -> None:
     """Capture audio and execute commands, until told to stop."""
+    # Before numpy is there: its products are small, and threads that wait for one another only cost.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ingest.service import serve
 
-    _serve_with_archive(serve, folder)
+    _serve_with_archive(serve, folder, "ingest")
 
 
 @click.command("control")
@@ -124,39 +219,91 @@ def run_control(folder: Path | None) -> None:
     """Execute the commands of the station lane, until told to stop."""
     from control.service import serve
 
-    _serve_with_archive(serve, folder)
+    _serve_with_archive(serve, folder, "control")
 
 
-def _serve_with_archive(serve: Callable[[Settings, Archive | None], None], folder: Path | None) -> None:
+def _serve_with_archive(
+    serve: Callable[[Settings, Archive | None, Breakers], None], folder: Path | None, role: Role
+) -> None:
     """Serve an owner of lanes, which asks the archive at a take-over where there is one."""
     from projections.archive_reader import ArchiveReader
+    from streams.breaker import Breakers
+    from streams.breaker_notes import noted
     from streams.settings import load
 
-    settings = load(folder / "station.toml" if folder else None)
-    serve(settings, ArchiveReader(settings.postgres) if settings.postgres.url else None)
+    settings = load(folder / "station.toml" if folder else None).as_role(role)
+    breakers = Breakers(settings.breaker)
+    archive = ArchiveReader(settings.postgres, breakers.postgres) if settings.postgres.url else None
+    if archive is not None:
+        archive.lookout().start(threading.Event())
+    with noted(breakers, folder, role):
+        serve(settings, archive, breakers)
 
 
 @click.command("web")
 @in_folder
-def run_web(folder: Path | None) -> None:
+@click.option("--worker", type=int, hidden=True, help="One of several, started by the first.")
+def run_web(folder: Path | None, worker: int | None) -> None:
     """Serve the dashboard and the HTTP API, until told to stop."""
+    from control.serve import free_port
+    from control.workers import end_with_parent, keep_workers
+    from streams.settings import load
+
+    settings = load(folder / "station.toml" if folder else None)
+    host, port = settings.web.host, settings.web.port
+    if worker is None:
+        port = free_port(host, port)
+    if settings.web.workers > 1:
+        at = ("--station", str(folder)) if folder else ()
+        command = (sys.executable, "-m", "control.composition", "run", "web", *at)
+        keep_workers(command, settings.web.workers, port=port)
+        return
+    if worker is not None:
+        end_with_parent()
+    _serve_web(settings, folder, port, "web" if worker is None else f"web-{worker}")
+
+
+def _serve_web(settings: Settings, folder: Path | None, port: int, name: str) -> None:
     from litestar import Litestar
 
     from control import http
+    from control.door import Door
+    from control.openapi import openapi
     from control.serve import serve
     from projections.http import ReadSide
-    from streams.settings import InvalidSettings, load
+    from streams.breaker import Breakers
+    from streams.breaker_notes import noted
+    from streams.keywatch import KeyWatch
 
-    settings = load(folder / "station.toml" if folder else None)
-    if settings.web.workers != 1:
-        raise InvalidSettings("web.workers", "only 1 is served today")
-    reads = ReadSide(settings)
-    app = Litestar([*reads.routes, *http.routes(settings, folder or Path.cwd())], openapi_config=None)
+    breakers = Breakers(settings.breaker)
+    submitting, archive, stopping = settings.as_role("submitter"), _archive(settings), threading.Event()
+    watch = KeyWatch(submitting, "web", _files(settings), archive)
+    door = Door(submitting, watch.keyring, watch.was_read)
+    writes = http.routes(submitting, folder or Path.cwd(), door, breakers.redis)
+    guard = http.reading_guard(door)
+    reads = ReadSide(settings.as_role("reader"), breakers, notes=folder, guard=guard, beside=writes)
+    app = Litestar(reads.routes, openapi_config=openapi(), exception_handlers=http.HANDLERS)
     reads.start()
+    threading.Thread(target=watch.run, args=(stopping,), name="keys", daemon=True).start()
     try:
-        serve(app, host=settings.web.host, port=settings.web.port, before_stop=reads.stop)
+        with noted(breakers, folder, name):
+            serve(app, host=settings.web.host, port=port, before_stop=reads.stop)
     finally:
+        stopping.set()
         reads.close()
+
+
+def _files(settings: Settings) -> Keyring:
+    """The keys in files here; none where one of them cannot be used, for reading goes on all the same."""
+    import structlog
+
+    from streams.signing import InvalidKey, load_keyring
+
+    try:
+        return load_keyring(Path(settings.keys.directory)) if settings.keys.directory else {}
+    except InvalidKey as error:
+        structlog.get_logger("control.web").warning("no key of a file is good here", detail=str(error))
+        return {}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,7 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(error: Exception, *, as_json: bool) -> int:
     from control.cli.trouble import Trouble, explain
+    from projections.cli import Cannot
 
+    if isinstance(error, Cannot):
+        error = Trouble(str(error), why=error.why, next=error.next, code=error.code)
     if os.environ.get("TOCSIN_DEBUG") == "1":
         import traceback
 

@@ -30,7 +30,7 @@ def play(settings: Settings, directory: Path, record: Callable[[Path], None]) ->
         record(fresh)
         fresh.replace(path)
     added = SourceAdd(settings=FileSettings(path=str(path), loop=True), name="Generated weekly test")
-    desk = Desk(settings, directory)
+    desk = Desk(settings.as_role("submitter"), directory)
     try:
         answer = desk.add(
             Wish(type="source.add", source=SOURCE, params=plain(added)), kind="file", timeout=TIMEOUT

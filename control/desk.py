@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -12,20 +12,26 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from control.deadline import within
 from control.outbox import Outbox
+from control.ownkeys import own_key
+from streams.backoff import Backoff
+from streams.breaker import Breaker, BreakerOpen, is_unreachable
+from streams.breaker_notes import heed
+from streams.cluster import Electing
 from streams.connection import Link, Unreachable, connect
 from streams.durability import Prover
 from streams.messages import DEFAULT_VALIDITY, Answer, Durability, new_command
-from streams.names import StationKeys, lane_for, source_id
+from streams.names import NODE_NAME, STATION_LANE, StationKeys, floating_lanes, lane_for, source_id
 from streams.sentinel import NoPrimary
 from streams.settings import Settings
-from streams.signing import Key, load_key
+from streams.signing import Key
 from streams.submit import InDoubt, NoAnswer, Refused, Signed, Submitter, signed
 
 Found = TypeVar("Found")
 
 AGAIN = 0.25
-"""Seconds between two tries while a failover is in progress."""
+"""Seconds that must be left for another try while a failover is in progress."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +46,21 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     if_sequence: int | None = None
     cause: str | None = None
     """The id of the command in whose place this one stands."""
+    key: Key | None = None
+    """Who signs; None: whoever does here."""
 
 
 class Desk:
-    """Signs and submits for one process, from any of its threads."""
+    """Signs and submits for one process, from any of its threads.
 
-    def __init__(self, settings: Settings, directory: Path) -> None:
+    `breaker` is the process's around Redis. A process that lives too short to have one heeds what the
+    others of its station have noted in `directory`.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, breaker: Breaker | None = None) -> None:
         self.settings = settings
+        self._directory = directory
+        self._breaker = breaker
         self._station = StationKeys(settings.station.id)
         self._outbox = Outbox(directory / "outbox")
         self._prover = Prover(settings.redis)
@@ -75,6 +89,17 @@ class Desk:
         flat = [text.decode() for text in self._persist(look, time.monotonic())]
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
+    def sequences(self, lanes: Mapping[str, str], *, timeout: float = 10.0) -> dict[str, int]:
+        """The last sequence of each source in the lane that it is mapped to. Raises Unreachable."""
+
+        def look(link: Link, _: Submitter) -> dict[str, int]:
+            return {
+                source: int(link.call("HGET", self._station.lane(lane).sequence, source) or 0)
+                for source, lane in lanes.items()
+            }
+
+        return self._persist(look, time.monotonic() + timeout)
+
     def add(self, wish: Wish, *, kind: str, node: str | None = None, timeout: float = 10.0) -> Answer:
         """Claim the source's id for the one lane it will live in, and submit its `source.add`.
 
@@ -86,22 +111,30 @@ class Desk:
             node=node or self.settings.ingest.node,
             lane_count=self.settings.station.lanes,
         )
-        deadline = time.monotonic() + timeout
+
+        with within(timeout) as left:
+            claimed = self.claim(wish.source, lane, timeout=left())
+            if claimed != lane:
+                raise Refused(
+                    "exists", f"the id {wish.source!r} belongs to lane {claimed!r}; choose another", "source"
+                )
+            return self.submit(wish, lane, timeout=left())
+
+    def claim(self, source: str, lane: str, *, timeout: float = 10.0) -> str:
+        """Claim the source's id for the lane; the lane that has it, for life. Raises Unreachable."""
 
         def claim(link: Link, _: Submitter) -> bytes:
-            link.call("HSETNX", self._station.sources, wish.source, lane)
-            found: bytes = link.call("HGET", self._station.sources, wish.source)
+            link.call("HSETNX", self._station.sources, source, lane)
+            found: bytes = link.call("HGET", self._station.sources, source)
             return found
 
-        claimed = self._persist(claim, deadline).decode()
-        if claimed != lane:
-            raise Refused(
-                "exists", f"the id {wish.source!r} belongs to lane {claimed!r}; choose another", "source"
-            )
-        try:
-            return self.submit(wish, lane, timeout=max(deadline - time.monotonic(), 0.1))
-        except NoAnswer as error:
-            raise NoAnswer(error.id, timeout) from None
+        return self._persist(claim, time.monotonic() + timeout).decode()
+
+    def address(self, wish: Wish, *, timeout: float = 10.0) -> Answer:
+        """Submit the wish to the lane that its source lives in; raises what `lane_of` and `submit` raise."""
+        with within(timeout) as left:
+            lane = self.lane_of(source_id(wish.source), timeout=left())
+            return self.submit(wish, lane, timeout=left())
 
     def submit(self, wish: Wish, lane: str, *, timeout: float = 10.0) -> Answer:
         """Sign and submit; return the outcome. Raises Refused, NoAnswer, InDoubt, Unreachable, InvalidKey.
@@ -112,24 +145,53 @@ class Desk:
 
     def send(self, command: Signed, *, timeout: float = 10.0) -> Answer:
         """Submit what was signed; as `submit`."""
-        deadline = time.monotonic() + timeout
+        with within(timeout) as left:
 
-        def send(_: Link, submitter: Submitter) -> Answer:
-            return submitter.submit(command, timeout=max(deadline - time.monotonic(), 0.1))
+            def send(_: Link, submitter: Submitter) -> Answer:
+                return submitter.submit(command, timeout=left())
 
-        try:
-            return self._persist(send, deadline)
-        except Unreachable as error:
-            self._outbox.keep(command)
-            if error.sent:
-                raise InDoubt(command.command.id, error.detail) from error
-            raise
-        except InDoubt:
-            self._outbox.keep(command)
-            raise
-        except NoAnswer:
-            self._outbox.keep(command)
-            raise NoAnswer(command.command.id, timeout) from None
+            try:
+                return self._persist(send, time.monotonic() + left())
+            except BreakerOpen:
+                raise  # nothing was tried, so there is nothing to try again with the same bytes
+            except Unreachable as error:
+                self._outbox.keep(command)
+                if error.sent:
+                    raise InDoubt(command.command.id, error.detail) from error
+                raise
+            except (InDoubt, NoAnswer):
+                self._outbox.keep(command)
+                raise
+
+    def forward(self, command: Signed, *, timeout: float = 10.0) -> Answer:
+        """Submit what was signed elsewhere, to the lane it names; as `submit`.
+
+        The id of a source that it adds is claimed first. Raises Refused where it is for another station,
+        or for a lane that this one does not have.
+        """
+        asked = command.command
+        if asked.station != self.settings.station.id:
+            told = f"it was signed for station {asked.station!r}, this is {self.settings.station.id!r}"
+            raise Refused("replayed", told, "station")
+        with within(timeout) as left:
+            if asked.lane != STATION_LANE:
+                source_id(asked.source)
+                self._at_home(asked.type, asked.source, asked.lane, left())
+            return self.send(command, timeout=left())
+
+    def _at_home(self, type: str, source: str, lane: str, timeout: float) -> None:
+        """Raise Refused unless the source lives in the lane, or is to."""
+        wired = lane.removeprefix("node.")
+        if lane not in floating_lanes(self.settings.station.lanes) and not (
+            lane.startswith("node.") and NODE_NAME.fullmatch(wired)
+        ):
+            raise Refused("replayed", f"there is no lane {lane!r} here", "lane")
+        if type == "source.add":
+            home = self.claim(source, lane, timeout=timeout)
+        else:
+            home = self.lane_of(source, timeout=timeout)
+        if home != lane:
+            raise Refused("replayed", f"{source!r} lives in lane {home!r}, not {lane!r}", "lane")
 
     def sign(self, wish: Wish, lane: str) -> Signed:
         """The wish as a signed command for the lane: under an id that was given, the same bytes again.
@@ -140,44 +202,71 @@ class Desk:
         if kept is not None:
             was = kept.command
             asked = (wish.type, wish.source, lane, wish.params, wish.cause)
-            if (was.type, was.source, was.lane, was.params, was.cause) != asked:
+            other = wish.key is not None and wish.key.id != was.key
+            if (was.type, was.source, was.lane, was.params, was.cause) != asked or other:
                 raise Refused("conflict", f"id {wish.id} was used for another command; use a new id", "id")
             return kept
-        if self._key is None:
-            self._key = load_key(Path(self.settings.keys.directory), self.settings.keys.sign_with)
+        key = wish.key or self._key
+        if key is None:
+            key = self._key = own_key(self.settings)
         command = new_command(
             station=self.settings.station.id,
             lane=lane,
             source=wish.source,
             type=wish.type,
             params=wish.params,
-            key=self._key.id,
+            key=key.id,
             validity=wish.validity,
             id=wish.id,
             durability=wish.durability,
             if_sequence=wish.if_sequence,
             cause=wish.cause,
         )
-        made = signed(command, self._key)
+        made = signed(command, key)
         if wish.id is not None:
             self._outbox.keep(made)
         return made
 
     def _persist(self, action: Callable[[Link, Submitter], Found], deadline: float) -> Found:
-        """Do it; again while a failover is in progress (and only then: what is down is told at once)."""
-        while True:
+        """Do it; again while a failover is in progress (and only then: what is down is told at once).
+
+        All tries together count as one for the breaker: a failover that they outlast is no failure.
+        """
+        if self._breaker is None:
+            heed(self._directory)
+        with self._breaker.guard(_is_failure) if self._breaker else nullcontext():
+            backoff = Backoff()
+            while True:
+                try:
+                    return self._try(action)
+                except (Unreachable, InDoubt) as error:
+                    left = deadline - time.monotonic()
+                    if left < AGAIN or not self._passing(error):
+                        raise
+                backoff.wait(within=left - AGAIN)
+
+    def _try(self, action: Callable[[Link, Submitter], Found]) -> Found:
+        """Do it once; that a connection broke while it was idle says nothing of the server, and is no try."""
+        with self._at_hand() as (link, submitter):
+            connections = link.generation
             try:
-                with self._at_hand() as (link, submitter):
-                    return action(link, submitter)
+                return action(link, submitter)
             except (Unreachable, InDoubt) as error:
-                if time.monotonic() + AGAIN > deadline or not self._passing(error):
+                fresh = link.generation > connections or not connections
+                if fresh or not _is_broken(error):
                     raise
-            time.sleep(AGAIN)
+            return action(link, submitter)
 
     def _passing(self, error: Exception) -> bool:
-        cause = error.__cause__ if isinstance(error, InDoubt) else error
-        return bool(self.settings.redis.sentinels) and not isinstance(
-            cause.__cause__ if cause else None, NoPrimary
+        """Whether another try may find it better: not where nothing passes before somebody does something."""
+        cause = _cause(error)
+        fault = getattr(cause, "fault", None)
+        if fault is not None and fault.remedy == "person":
+            return False
+        why = cause.__cause__ if cause else None
+        redis = self.settings.redis
+        return bool(redis.sentinels or redis.cluster) and (
+            isinstance(why, Electing) or not isinstance(why, NoPrimary)
         )
 
     @contextmanager
@@ -196,3 +285,18 @@ class Desk:
         """Close the connections that are idle."""
         while not self._idle.empty():
             self._idle.get_nowait()[0].close()
+
+
+def _is_failure(error: BaseException) -> bool:
+    cause = _cause(error)
+    return cause is not None and is_unreachable(cause)
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether `error` is that of a connection that broke, or was given up for another primary's."""
+    fault = getattr(_cause(error), "fault", None)
+    return fault is not None and fault.code in ("RESET", "SWITCHED")
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ if isinstance(error, InDoubt) else error

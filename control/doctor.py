@@ -2,78 +2,75 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-import psycopg
 from redis.exceptions import ResponseError
 
+from control.checks import breakers, cluster, notifications, postgres, projections, redis, sentinels
+from control.checks.finding import Finding, ok, trouble, warning
 from control.lanes import all_lanes, owner_of
+from control.ownkeys import own_key
 from control.place import Place
 from control.readapi import Away, ReadApi
-from streams import library, sentinel
 from streams.connection import Link, Unreachable, connect
-from streams.durability import attached
+from streams.faults import FAULTS
+from streams.history import EventsMissing
+from streams.keywatch import read_book
 from streams.messages import now
 from streams.names import STATION_LANE, LaneKeys, StationKeys
-from streams.server_check import WrongServer, check_server
 from streams.settings import Settings
-from streams.signing import InvalidKey, load_key
+from streams.signing import InvalidKey, load_keyring
+from streams.tail import PositionAhead
 
+GROUP = b"ingest"
+"""The consumer group of every lane."""
+CLOCK_MAY_DIFFER = 1.0
+"""Seconds between a node's clock and the server's; further ahead, what is signed there is refused."""
 STALE_AFTER = 15.0
 """Seconds without a heartbeat after which a node is in trouble."""
-CONNECT_TIMEOUT = 3
-"""Seconds."""
-OLDEST_POSTGRES = 15
-
-Verdict = Literal["ok", "warning", "trouble"]
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: the part, the verdict, what is so, and what to do where that is not well."""
-
-    part: str
-    verdict: Verdict
-    told: str
-    next: str = ""
-
-
-def ok(part: str, told: str) -> Finding:
-    """A part that is well."""
-    return Finding(part=part, verdict="ok", told=told)
-
-
-def trouble(part: str, told: str, next: str) -> Finding:
-    """A part that is not."""
-    return Finding(part=part, verdict="trouble", told=told, next=next)
 
 
 def examine(place: Place) -> Iterator[Finding]:
     """Check every part of the station. Raises FolderNeeded, NoStation, InvalidSettings."""
-    settings = place.settings()
+    settings = place.settings().as_role("reader")
     yield ok("folder", str(place.folder()))
     yield from secrets(settings)
     link = connect(settings.redis, "doctor")
     try:
-        yield redis(link)
+        primaries = _primaries(link)
+        for primary in primaries:
+            yield redis.redis(primary, settings.redis)
+        yield from redis.plaintext(settings.redis)
         if settings.redis.sentinels:
-            yield sentinels(settings)
-        for check in (replicas, functions, nodes, control, lanes):
+            yield sentinels.sentinels(settings.redis)
+            yield from sentinels.promotable(settings.redis)
+        if settings.redis.cluster:
+            yield cluster.cluster(settings.redis)
+        for primary in primaries:
+            for check in (redis.writes, redis.replicas, redis.functions):
+                yield from _where_reachable(check, primary, settings)
+        for check in (signer, nodes, control, lanes):
             yield from _where_reachable(check, link, settings)
+        yield from projections.projections(place.web(), link, StationKeys(settings.station.id))
     finally:
         link.close()
-    yield postgres(settings)
+    yield from postgres.postgres(settings.postgres)
+    yield from postgres.hosts(settings.postgres)
+    yield from notifications.notifications(settings.postgres, settings.notify)
     yield web(place)
+    yield from breakers.noted(place.folder())
 
 
 def secrets(settings: Settings) -> Iterator[Finding]:
     """Whether the signing key and the token are there and nobody else's to read."""
     try:
-        key = load_key(Path(settings.keys.directory), settings.keys.sign_with)
+        key = own_key(settings)
         yield ok("key", f"{key.id} ({key.algorithm}, role {key.role})")
     except InvalidKey as error:
         yield trouble("key", str(error), "without it no command can be signed here")
@@ -85,74 +82,21 @@ def secrets(settings: Settings) -> Iterator[Finding]:
             yield trouble("web token", f"{path} can be read by others", f"chmod 600 {path}")
 
 
-def redis(link: Link) -> Finding:
-    """Whether the primary answers, and is set up so that promises can hold."""
+def signer(link: Link, settings: Settings) -> Iterator[Finding]:
+    """Whether the station takes what is signed here."""
     try:
-        server = check_server(link)
-    except Unreachable as error:
-        return trouble("redis", error.detail, "start it (your own station: tocsin up), or mend the network")
-    except WrongServer as error:
-        changes = "; ".join(fault.change for fault in error.faults)
-        return trouble("redis", str(error), changes)
-    version = ".".join(map(str, server.version))
-    return ok("redis", f"primary {link.address}, {server.product} {version}, settings as needed")
-
-
-def sentinels(settings: Settings) -> Finding:
-    """Whether all Sentinels answer and name the same primary."""
-    opinions = sentinel.ask(settings.redis)
-    configured, needed = len(settings.redis.sentinels), sentinel.majority(settings.redis)
-    named = {str(opinion.address) for opinion in opinions}
-    told = f"{len(opinions)} of {configured} answer, naming {', '.join(sorted(named)) or 'nobody'}"
-    if len(opinions) < needed:
-        return trouble("sentinels", told, f"without {needed} of them no primary is found: start them")
-    if any(opinion.failing for opinion in opinions) or len(named) > 1:
-        return Finding(
-            part="sentinels",
-            verdict="warning",
-            told=told,
-            next="a failover is in progress: look again in ten seconds",
-        )
-    if len(opinions) < configured:
-        return Finding(
-            part="sentinels",
-            verdict="warning",
-            told=told,
-            next="start those missing: one more lost is too many",
-        )
-    return ok("sentinels", told)
-
-
-def replicas(link: Link, settings: Settings) -> Iterator[Finding]:
-    """Whether all replicas that the settings speak of are attached."""
-    wanted = settings.redis.replicas
-    if not wanted:
-        return
-    found = len(attached(link).replicas)
-    told = f"{found} of {wanted} attached"
-    if found >= wanted:
-        yield ok("replicas", told)
-    elif found:
-        yield Finding(
-            part="replicas", verdict="warning", told=told, next="start the missing one: commands take longer"
-        )
-    else:
-        yield trouble("replicas", told, "the primary takes no writes without one: start the replicas")
-
-
-def functions(link: Link, _: Settings) -> Iterator[Finding]:
-    """Whether the server-side functions are those of this version."""
-    loaded, ours = library.loaded_version(link), library.version()
-    if loaded == ours:
-        yield ok("functions", f"library {library.NAME}, version {ours}")
-    elif loaded is None:
-        yield trouble("functions", "not loaded", "start an ingest node: it loads them")
-    else:
-        yield trouble(
-            "functions",
-            f"version {loaded}, this tool has {ours}",
-            "run the same version of Tocsin everywhere, then restart the ingest nodes",
-        )
+        key = own_key(settings)
+        book = read_book(link, settings.station.id)
+        files = load_keyring(Path(settings.keys.directory))
+    except (InvalidKey, EventsMissing, PositionAhead, msgspec.MsgspecError):
+        return  # told already, or not to be known from here
+    known = book.get(key.id)
+    if known is not None and known.revoked_at is not None:
+        told = f"{key.id} was revoked by {known.revoked_by} at {known.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield trouble("key", told, "name another that is good: keys.sign_with; tocsin key list shows them")
+    elif known is None and key.id not in files:
+        told = f"the station does not know {key.id}, so it rejects what is signed here"
+        yield trouble("key", told, "tocsin key list shows those it knows; keys.sign_with names the one used")
 
 
 def nodes(link: Link, settings: Settings) -> Iterator[Finding]:
@@ -168,6 +112,19 @@ def nodes(link: Link, settings: Settings) -> Iterator[Finding]:
             yield trouble(part, f"last heard {age:.0f} s ago", "look at its ingest process and its log")
         else:
             yield ok(part, f"heard {age:.0f} s ago")
+        yield from _clock(link.call("HGET", keys.node(node), "clock"), node)
+    yield from breakers.of_nodes(link, keys, sorted(wired))
+
+
+def _clock(told: Any, node: str) -> Iterator[Finding]:
+    """Whether the node's clock, by its heartbeat, is the server's."""
+    try:
+        ahead = float(told)
+    except (TypeError, ValueError):
+        return
+    if abs(ahead) > CLOCK_MAY_DIFFER:
+        how = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the Redis primary's"
+        yield warning(f"clock {node}", how, "set it by NTP: the node's alerts are dated by it")
 
 
 def control(link: Link, settings: Settings) -> Iterator[Finding]:
@@ -184,12 +141,15 @@ def lanes(link: Link, settings: Settings) -> Iterator[Finding]:
     keys = StationKeys(settings.station.id)
     waiting = {lane: waiting_commands(link, keys.lane(lane)) for lane in _lanes(link, settings)}
     for lane, count in waiting.items():
-        if count and not link.call("EXISTS", keys.lane(lane).lease):
+        owned = link.call("EXISTS", keys.lane(lane).lease)
+        if count and not owned:
             yield trouble(
                 f"lane {lane}",
                 f"{count} commands wait and nobody executes them",
                 "start the ingest node that owns this lane; commands expire unexecuted otherwise",
             )
+        if owned and _group(link, keys.lane(lane)) is None:
+            yield warning(f"lane {lane}", FAULTS["NOGROUP"].means, FAULTS["NOGROUP"].next)
     if not any(waiting.values()):
         yield ok("lanes", f"no command waits in any of {len(waiting)} lanes")
     else:
@@ -198,47 +158,39 @@ def lanes(link: Link, settings: Settings) -> Iterator[Finding]:
 
 def waiting_commands(link: Link, keys: LaneKeys) -> int:
     """How many commands of a lane have no result yet, delivered or not."""
+    group = _group(link, keys)
+    if group is None:
+        return int(link.call("XLEN", keys.commands))
+    return int(group[b"pending"]) + int(group.get(b"lag") or 0)
+
+
+def _group(link: Link, keys: LaneKeys) -> dict[bytes, Any] | None:
+    """What the server says of the lane's consumer group; None where there is none."""
     try:
         groups = link.call("XINFO", "GROUPS", keys.commands)
     except ResponseError:
-        return 0  # no such stream: nothing was ever submitted to this lane
-    if not groups:
-        return int(link.call("XLEN", keys.commands))
-    facts = dict(zip(groups[0][::2], groups[0][1::2], strict=True))
-    return int(facts[b"pending"]) + int(facts.get(b"lag") or 0)
-
-
-def postgres(settings: Settings) -> Finding:
-    """Whether PostgreSQL answers, and is new enough."""
-    part = "postgres"
-    try:
-        with psycopg.connect(
-            settings.postgres.url,
-            password=settings.postgres.password or None,
-            connect_timeout=CONNECT_TIMEOUT,
-        ) as connection:
-            version = connection.info.server_version // 10000
-            connection.execute("SELECT 1")
-    except psycopg.Error as error:
-        told = str(error).strip().splitlines()
-        return trouble(
-            part, told[0] if told else "no answer", "start it; until then the pages show what was last known"
-        )
-    if version < OLDEST_POSTGRES:
-        return trouble(part, f"version {version}", f"upgrade it to {OLDEST_POSTGRES} or newer")
-    return ok(part, f"version {version}")
+        return None  # no such stream: nobody has owned this lane or submitted to it
+    told = [dict(zip(group[::2], group[1::2], strict=True)) for group in groups]
+    return next((one for one in told if one[b"name"] == GROUP), None)
 
 
 def web(place: Place) -> Finding:
     """Whether the web process answers reads."""
     next = "start it (your own station: tocsin up); its log says why it ended"
     try:
-        with ReadApi(place.web()) as api:
+        with ReadApi(place.web(), place.token(os.environ)) as api:
             began = time.monotonic()
             api.get("/api/audio/sources")
             return ok("web", f"{api.url}, read in {time.monotonic() - began:.2f} s")
     except Away as error:
         return trouble("web", str(error), next)
+
+
+def _primaries(link: Link) -> list[Link]:
+    try:
+        return link.primaries()
+    except Unreachable:
+        return [link]
 
 
 def _where_reachable(
@@ -248,6 +200,8 @@ def _where_reachable(
         yield from check(link, settings)
     except Unreachable:
         return  # told by the check of redis already
+    except ResponseError as error:
+        yield warning(check.__name__, f"cannot be looked at: {error}", FAULTS["NOPERM"].next)
 
 
 def _lanes(link: Link, settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from platformdirs import user_data_path
 
-from streams.settings import Settings, load
+from streams.settings import InvalidSettings, Settings, load
 
 
 class NoStation(Exception):
@@ -52,6 +52,16 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         except (OSError, msgspec.MsgspecError):
             web = self.settings().web
             return f"http://{web.host}:{web.port}" if web.port else None
+
+    def token(self, env: Mapping[str, str]) -> str:
+        """TOCSIN_TOKEN, else what the settings' `web.token_file` holds; empty where neither is for us."""
+        if given := env.get("TOCSIN_TOKEN"):
+            return given
+        try:
+            named = self.settings().web.token_file
+            return Path(named).read_text("utf-8").strip() if named else ""
+        except (FolderNeeded, NoStation, InvalidSettings, OSError):
+            return ""
 
 
 class Running(msgspec.Struct, frozen=True):

@@ -27,12 +27,12 @@ class NotFound(Exception):
 class ReadApi:
     """A client of one web process; a context manager."""
 
-    def __init__(self, url: str | None, token: str = "") -> None:
+    def __init__(self, url: str | None, token: str = "", patience: float = PATIENCE) -> None:
         if url is None:
             raise Away("the station is not up: it has noted no address")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # trust_env: a proxy in the environment is none for a station on this machine.
-        self._client = httpx.Client(base_url=url, timeout=PATIENCE, headers=headers, trust_env=False)
+        self._client = httpx.Client(base_url=url, timeout=patience, headers=headers, trust_env=False)
         self.url = url
 
     def get(self, path: str, **params: str | int) -> dict[str, Any]:
@@ -44,9 +44,19 @@ class ReadApi:
             raise Away(f"{self.url}{path} answered {response.status_code}: {response.text[:200]}")
         return _object(response)
 
+    def await_folded(self, path: str, lane: str, seq: int, seconds: int) -> bool:
+        """Wait until this read contains the lane's event `seq`; whether it does in `seconds`. Raises Away."""
+        asked = {"after": f"{lane}:{seq}", "wait": seconds}
+        response = self._ask("GET", path, params=asked, timeout=seconds + PATIENCE)
+        return response.status_code == httpx.codes.OK
+
     def health(self) -> dict[str, Any]:
         """The health of the audio service, whatever the status it comes with. Raises Away."""
         return _object(self._ask("GET", "/api/audio/health/service"))
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether reads can be answered, and what stands still, whatever the status. Raises Away."""
+        return _object(self._ask("GET", "/readyz"))
 
     def post(self, path: str, body: dict[str, Any], *, timeout: float) -> httpx.Response:
         """The answer to a write. Raises Away."""

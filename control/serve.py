@@ -19,19 +19,23 @@ THREADS = 48
 log = structlog.get_logger("control.serve")
 
 
-def free_port(host: str) -> int:
-    """A port that is free on `host` now."""
-    with socket.create_server((host, 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
+def free_port(host: str, port: int = 0) -> int:
+    """`port` if nobody listens there, any free one for 0; raises OSError when it is taken.
+
+    The server itself would not notice: it shares its port with others that are willing to.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as found:
+        free: int = found.getsockname()[1]
+    return free
 
 
 def serve(app: Any, *, host: str, port: int, before_stop: Callable[[], None]) -> None:
-    """Serve `app`; port 0 takes any free one. `before_stop` ends what keeps clients waiting.
+    """Serve `app` on a port that `free_port` gave. `before_stop` ends what keeps clients waiting.
 
-    Raises OSError when the port is taken. Call it from the main thread.
+    Call it from the main thread.
     """
-    asyncio.run(_serve(app, host, port or free_port(host), before_stop))
+    asyncio.run(_serve(app, host, port, before_stop))
 
 
 async def _serve(app: Any, host: str, port: int, before_stop: Callable[[], None]) -> None:

@@ -12,7 +12,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from control.parked import remove
+from streams.backoff import Backoff
 from streams.connection import Link, Unreachable
+from streams.history import Archive, ArchiveAway, EventsMissing
 from streams.messages import GENESIS, Event, Logged
 from streams.names import STATION_LANE, StationKeys
 from streams.tail import Position, PositionAhead, Tail
@@ -23,8 +25,6 @@ BLOCK = 1.0
 """Seconds to wait for an event before looking whether to stop."""
 SWEEP = 30.0
 """Seconds between two looks for copies that came back: a failover may have put them back."""
-AGAIN = 0.5
-"""Seconds between attempts to reach a primary."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +41,17 @@ class Sweeper:
     """
 
     def __init__(
-        self, link: Link, keys: StationKeys, after: Position, closed: Iterable[tuple[str, str]]
+        self,
+        link: Link,
+        keys: StationKeys,
+        after: Position,
+        closed: Iterable[tuple[str, str]],
+        archive: Archive | None = None,
     ) -> None:
         self._link = link
         self._keys = keys
         self._after = after
+        self._archive = archive
         self._closed: defaultdict[str, set[str]] = defaultdict(set)
         self._due: set[str] = set()
         self._sweep_at = time.monotonic()
@@ -55,22 +61,21 @@ class Sweeper:
 
     def run(self) -> None:
         """Let copies go until `stop` is set, waiting for a primary where there is none."""
-        tail = Tail(self._link, self._keys.lane(STATION_LANE), self._after)
-        told = False
+        tail = Tail(self._link, self._keys.lane(STATION_LANE), self._after, self._archive)
+        backoff = Backoff(self.stop)
         while not self.stop.is_set():
             try:
                 self._remove()
                 self._note(tail.read(block=BLOCK))
-                told = False
+                backoff.reset()
             except PositionAhead:
                 # A failover took events back. What stands is read again: letting go twice does no harm.
                 tail.after = Position(0, GENESIS)
-                self.stop.wait(AGAIN)
-            except (Unreachable, ResponseError) as error:
-                if not told:
+                backoff.wait()
+            except (Unreachable, ResponseError, ArchiveAway, EventsMissing) as error:
+                if backoff.failures == 0:
                     log.warning("parked copies are not swept", detail=str(error))
-                told = True
-                self.stop.wait(AGAIN)
+                backoff.wait()
         self._link.close()
 
     def _note(self, events: Iterable[Logged]) -> None:

@@ -19,6 +19,12 @@ REASONS = {
     "not_yet_valid": "this machine's clock is ahead of the servers'; set it by NTP",
     "parked": "tocsin parked list shows it; once the cause is mended: tocsin parked retry {id}",
     "source_failed": "mend it, or: tocsin source update {source} --file PATH, tocsin source stop {source}",
+    "key_exists": "tocsin key list shows those there are and were; choose another id",
+    "unknown_key": "tocsin key list shows those there are; keys.sign_with names the one that signs here",
+    "last_key": "tocsin key create ANOTHER --role engineer, then revoke this one",
+    "kept_in_file": "tocsin key create ANOTHER --role ROLE, then: tocsin key revoke this one",
+    "unknown_episode": "tocsin event list --source {source} --type condition. shows the episodes",
+    "not_running": "tocsin source start {source}",
     "unknown_parked": "tocsin parked list shows those there are",
 }
 """What to do about a reason; {source} and {id} are the command's."""
@@ -26,15 +32,25 @@ REASONS = {
 
 def tell(type: str, source: str, answer: Answer) -> None:
     """Print what became of a command; raise Trouble unless it was completed."""
-    command: dict[str, Any] = {"type": type, "source": source}
-    command |= {name: value for name, value in msgspec.to_builtins(answer).items() if value is not None}
-    if answer.outcome == "completed":
-        if options.wants_json():
-            show.as_json({"command": command})
-        else:
-            click.echo(f"{source or type}: {_done(type, answer)} (command {answer.id})")
-        return
-    raise NotCompleted(command)
+    command = plain(type, source, answer)
+    if answer.outcome != "completed":
+        raise NotCompleted(command)
+    if options.wants_json():
+        show.as_json({"command": command})
+    else:
+        click.echo(done(type, source, answer))
+
+
+def plain(type: str, source: str, answer: Answer) -> dict[str, Any]:
+    """A command and what became of it, for --json."""
+    told = {name: value for name, value in msgspec.to_builtins(answer).items() if value is not None}
+    return {"type": type, "source": source, **told}
+
+
+def done(type: str, source: str, answer: Answer) -> str:
+    """A line about a command that was completed."""
+    told = f"{source or type}: {_done(type, answer)} (command {answer.id})"
+    return f"{told}\n{answer.detail}" if answer.detail else told
 
 
 class NotCompleted(Trouble):
@@ -43,8 +59,9 @@ class NotCompleted(Trouble):
     def __init__(self, command: dict[str, Any]) -> None:
         outcome, reason = command["outcome"], command.get("reason") or ""
         by = f" by {command['by']}" if command.get("by") else ""
+        of = f"{command['source']}: " if command["source"] else ""
         super().__init__(
-            f"{command['source']}: {command['type']} {outcome}{by}{': ' + reason if reason else ''}",
+            f"{of}{command['type']} {outcome}{by}{': ' + reason if reason else ''}",
             why=command.get("detail") or "",
             next=what_next(reason, command["source"], command["id"])
             or f"tocsin command show {command['id']}",

@@ -37,7 +37,7 @@ def show_command(id: str) -> int:
 
 @command.command("list")
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first."
+    "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many, newest first."
 )
 @click.option("--source", default="", help="Only those for this source.")
 @options.reading
@@ -52,8 +52,11 @@ def list_commands(limit: int, source: str) -> None:
         show.as_json({"commands": envelope.pop("data"), **envelope})
         return
     show.table(
-        ("COMMAND", "TYPE", "SOURCE", "OUTCOME", "REASON"),
-        ((one["id"], one["type"], one["source"], one["outcome"], one["reason"]) for one in envelope["data"]),
+        ("COMMAND", "TYPE", "SOURCE", "SEQUENCE", "OUTCOME", "REASON"),
+        (
+            (one["id"], one["type"], one["source"], one["sequence"], one["outcome"], one["reason"])
+            for one in envelope["data"]
+        ),
         empty="No commands yet.",
     )
     show.staleness(envelope)

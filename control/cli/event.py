@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import click
 import msgspec
@@ -12,9 +13,9 @@ import msgspec
 from control.cli import options, session, show
 from control.desk import Desk
 from streams.connection import Link, Unreachable, connect
+from streams.history import ArchiveAway, latest
 from streams.messages import GENESIS, Event, Logged
 from streams.names import LaneKeys, StationKeys
-from streams.replay import replay
 from streams.tail import Position, Tail
 
 LOOK = 0.2
@@ -44,11 +45,14 @@ def event() -> None:
 def list_events(lane: str | None, source: str, kind: str, limit: int) -> None:
     """List the latest events of the log, oldest first."""
     with session.desk() as desk:
-        link = connect(desk.settings.redis, "events")
+        link = connect(desk.settings.as_role("reader").redis, "events")
         lanes = session.lanes(desk, lane)
         keys = StationKeys(desk.settings.station.id)
-        streams = ((Told(one, logged) for logged in replay(link, keys.lane(one))) for one in lanes)
-        wanted = (told for stream in streams for told in stream if _matches(told.logged.event, source, kind))
+        archive = session.archive(desk.settings)
+        wanted: list[Told] = []
+        for one in lanes:
+            events = (Told(one, logged) for logged in latest(link, keys.lane(one), archive))
+            wanted += islice((told for told in events if _matches(told.logged.event, source, kind)), limit)
         found = heapq.nlargest(
             limit, wanted, key=lambda told: (told.logged.event.logged_at, told.logged.event.seq)
         )
@@ -87,10 +91,11 @@ def follow(desk: Desk, lane: str | None, *, from_start: bool) -> Iterator[Told]:
     """Durable events as they come, without end; lanes of sources added meanwhile come along.
 
     It waits while the station is unreachable, and says so once.
-    Raises PositionAhead when a log was rolled back.
+    Raises PositionAhead when a log was rolled back, EventsMissing.
     """
-    link = connect(desk.settings.redis, "events")
+    link = connect(desk.settings.as_role("reader").redis, "events")
     keys = StationKeys(desk.settings.station.id)
+    archive = session.archive(desk.settings)
     tails: dict[str, Tail] = {}
     silent = False
     while True:
@@ -99,15 +104,15 @@ def follow(desk: Desk, lane: str | None, *, from_start: bool) -> Iterator[Told]:
             for one in session.lanes(desk, lane):
                 if one not in tails:
                     start = Position(0, GENESIS) if from_start else _watermark(link, keys.lane(one))
-                    tails[one] = Tail(link, keys.lane(one), start)
+                    tails[one] = Tail(link, keys.lane(one), start, archive)
                 for logged in tails[one].read(block=0.0):
                     came = True
                     yield Told(one, logged)
             # A lane that appears from here on is new: all of it is news.
             from_start, silent = True, False
-        except Unreachable as error:
+        except (Unreachable, ArchiveAway) as error:
             if not silent:
-                click.echo(f"Waiting for the station: {error.detail}", err=True)
+                click.echo(f"Waiting for the station: {error}", err=True)
             silent = True
         if not came:
             time.sleep(LOOK)

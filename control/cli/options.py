@@ -20,6 +20,9 @@ class Seconds(click.ParamType[float]):
 
     name = "span"
 
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value)
         factor = UNITS.get(text[-1:], 0)
@@ -27,7 +30,7 @@ class Seconds(click.ParamType[float]):
             seconds = float(text[:-1]) * factor if factor else float(text)
         except ValueError:
             self.fail(f"{text!r} is no span of time; write 90, 90s, 5m or 2h", param, ctx)
-        if not 0 < seconds <= 86400:
+        if not 0 < seconds <= 86400 and not (self._zero and seconds == 0):
             self.fail(f"{text!r} is not between 0 and 24 h", param, ctx)
         return seconds
 
@@ -53,7 +56,17 @@ _SUBMITTING = (
         help="When the command counts as accepted (default: the station's).",
     ),
     _option("--id", "command_id", help="The command's id: give the same one again to ask again, safely."),
-    _option("--expires", type=Seconds(), help="How long the command stays valid (default 60s)."),
+    _option(
+        "--expires", "--expires-in", type=Seconds(), help="How long the command stays valid (default 60s)."
+    ),
+    _option(
+        "--if-sequence",
+        type=click.IntRange(min=0),
+        help="Only if the source's last command had this sequence (`command list --source` shows it).",
+    ),
+    _option(
+        "--dry-run", is_flag=True, help="Submit nothing: show the command, and what is known against it."
+    ),
 )
 
 
@@ -85,3 +98,8 @@ def wants_json() -> bool:
 def timeout() -> float:
     """How long to wait for an outcome, in seconds."""
     return float(given().get("timeout", SUBMIT_TIMEOUT))
+
+
+def dry_run() -> bool:
+    """Whether --dry-run was given."""
+    return bool(given().get("dry_run"))

@@ -11,6 +11,7 @@ import msgspec
 from control import parked as kept
 from control.cli import answers, options, session, show
 from control.cli.trouble import Trouble
+from control.deadline import within
 from control.desk import Desk
 from control.outcomes import EXIT_CODES
 from control.parked import Copy
@@ -60,18 +61,18 @@ def show_parked(id: str) -> None:
 @options.submitting
 def retry_parked(id: str) -> None:
     """Submit it anew, signed by your own key; its outcome is told as of any command."""
-    with session.desk() as desk:
+    with session.desk() as desk, within(options.timeout()) as left:
         copy = _copy(desk, id)
         was = copy.command
         wish = session.wish(was.type, was.source, was.params, id=options.given().get("command_id"))
         again = desk.sign(msgspec.structs.replace(wish, cause=copy.id), copy.lane)
         asked = ParkedRetry(lane=copy.lane, id=copy.id, request=again.raw.decode(), signature=again.signature)
         taken = desk.submit(
-            session.wish("parked.retry", "", plain(asked)), STATION_LANE, timeout=options.timeout()
+            session.wish("parked.retry", "", plain(asked), follows=True), STATION_LANE, timeout=left()
         )
         if taken.outcome != "completed":
             answers.tell("parked.retry", was.source, taken)
-        answers.tell(was.type, was.source, desk.send(again, timeout=options.timeout()))
+        answers.tell(was.type, was.source, desk.send(again, timeout=left()))
 
 
 @parked.command("drop")
@@ -92,7 +93,7 @@ def drop_parked(id: str) -> None:
 
 
 def _copies(desk: Desk, lane: str | None) -> Iterator[Copy]:
-    link = connect(desk.settings.redis, "parked")
+    link = connect(desk.settings.as_role("reader").redis, "parked")
     keys = StationKeys(desk.settings.station.id)
     try:
         for one in session.lanes(desk, lane):

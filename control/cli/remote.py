@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,28 +19,40 @@ from streams.submit import NoAnswer
 BY_HTTP = frozenset({"source.start", "source.stop", "source.restart"})
 
 
-def command_by_http(type: str, source: str) -> Answer:
-    """Ask the web process to submit it; the token comes from TOCSIN_TOKEN.
+def by_http() -> Callable[[str, str], Answer]:
+    """What asks the web process to submit a type of command for a source; from any thread.
 
-    Raises Trouble, NoAnswer, Away, FolderNeeded.
+    The token comes from TOCSIN_TOKEN. Raises FolderNeeded; what is returned raises Trouble, NoAnswer, Away,
+    FolderNeeded.
     """
-    if type not in BY_HTTP:
-        raise FolderNeeded(f"{type} needs the station's folder, and --station is an address")
-    verb = type.partition(".")[2]
-    body: dict[str, Any] = {"timeout": options.timeout()}
-    given = options.given()
-    names = {"command_id": "id", "durability": "durability", "expires": "expires"}
+    if options.dry_run():
+        raise FolderNeeded("--dry-run signs here and needs the station's folder, and --station is an address")
+    timeout, given = options.timeout(), options.given()
+    names = {
+        "command_id": "id",
+        "durability": "durability",
+        "expires": "expires",
+        "if_sequence": "if_sequence",
+    }
+    body: dict[str, Any] = {"timeout": timeout}
     body |= {field: given[name] for name, field in names.items() if name in given}
-    with session.readapi() as api:
-        response = api.post(f"/api/audio/sources/{source}/{verb}", body, timeout=options.timeout())
-    return _answer(response)
+    api = session.readapi()
+
+    def submit(type: str, source: str) -> Answer:
+        if type not in BY_HTTP:
+            raise FolderNeeded(f"{type} needs the station's folder, and --station is an address")
+        verb = type.partition(".")[2]
+        response = api.post(f"/api/audio/sources/{source}/{verb}", body, timeout=timeout)
+        return _answer(response, timeout)
+
+    return submit
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _answer(response: httpx.Response, timeout: float) -> Answer:
     try:
         told = response.json()
         if response.status_code == httpx.codes.ACCEPTED:
-            raise NoAnswer(told["command"]["id"], options.timeout())
+            raise NoAnswer(told["command"]["id"], timeout)
         if "command" in told:
             return msgspec.convert(told["command"], Answer)
         error: dict[str, Any] = told["error"]

@@ -33,7 +33,12 @@ MARKS = {
 
 def as_json(thing: Any) -> None:
     """Print `thing` as one line of JSON."""
-    click.echo(json.dumps(thing, ensure_ascii=False, default=str))
+    click.echo(line(thing))
+
+
+def line(thing: Any) -> str:
+    """`thing` as one line of JSON."""
+    return json.dumps(thing, ensure_ascii=False, default=str)
 
 
 def table(
@@ -70,6 +75,11 @@ def staleness(envelope: dict[str, Any]) -> None:
         age = envelope.get("age_seconds")
         told = "nobody knows how old it is" if age is None else f"{age:.0f} s old"
         click.echo(f"Note: this is stale ({told}, from the {envelope.get('source')}).", err=True)
+
+
+def folded(sentence: str) -> str:
+    """A long sentence in lines of a terminal."""
+    return click.wrap_text(sentence, width=80)
 
 
 def decibels(value: float | None) -> str:

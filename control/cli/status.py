@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 
-from control.cli import options, session, show
+from control.cli import acknowledge, options, session, show
 from control.cli.source import rows
 from control.lanes import owner_of
+from control.readapi import Away, NotFound, ReadApi
+from streams.breaker import Standing, described
 from streams.connection import Unreachable, connect
 from streams.names import STATION_LANE, StationKeys
 
@@ -20,9 +23,12 @@ def status() -> None:
     with session.readapi() as api:
         health = api.health()
         envelope = api.get("/api/audio/sources")
+        breakers = api.get("/api/audio/health/breakers")
+        open = _episodes(api)
     sources: list[dict[str, Any]] = envelope["data"]
     if options.wants_json():
-        told = {"url": api.url, "health": health, "control": _owner(), "sources": sources}
+        told: dict[str, Any] = {"url": api.url, "health": health, "breakers": breakers, "control": _owner()}
+        told |= {"episodes": open, "sources": sources}
         show.as_json({"status": {**told, "stale": envelope["stale"], "age_seconds": envelope["age_seconds"]}})
         return
     running = sum(one["state"] == "running" for one in sources)
@@ -30,8 +36,13 @@ def status() -> None:
         [
             ("service", health.get("status")),
             ("", health.get("message")),
+            *(("", told) for told in _tripped(breakers)),
             ("sources", f"{len(sources)}, {running} running"),
             ("control", _control()),
+            *(
+                ("episodes" if not place else "", acknowledge.line(one))
+                for place, one in enumerate(open or [])
+            ),
             ("dashboard", api.url),
         ]
     )
@@ -39,6 +50,27 @@ def status() -> None:
         click.echo()
         rows(envelope)
     show.staleness(envelope)
+
+
+def _episodes(api: ReadApi) -> list[dict[str, Any]] | None:
+    """The open episodes; None where they cannot be read: they are in Postgres alone."""
+    try:
+        found: list[dict[str, Any]] = api.get(acknowledge.EPISODES)["data"]
+    except (Away, NotFound):
+        return None
+    return found
+
+
+def _tripped(breakers: dict[str, Any]) -> list[str]:
+    """A line for each breaker that is not closed, here in the web process and in the nodes."""
+    places = {"web process": breakers["web"]}
+    places |= {f"node {name}": standings for name, standings in (breakers["nodes"] or {}).items()}
+    return [
+        f"{dependency} breaker of the {place} {described(msgspec.convert(standing, Standing))}"
+        for place, standings in places.items()
+        for dependency, standing in (standings or {}).items()
+        if standing["state"] != "closed"
+    ]
 
 
 def _control() -> str | None:
@@ -53,7 +85,7 @@ def _owner() -> str | None:
     """The node whose control process owns the station lane; None where none is seen from here."""
     if session.place().directory is None:
         return None
-    settings = session.place().settings()
+    settings = session.place().settings().as_role("reader")
     link = connect(settings.redis, "status")
     try:
         return owner_of(link, StationKeys(settings.station.id).lane(STATION_LANE))

@@ -58,12 +58,14 @@ def explain(error: Exception) -> Trouble:
 
     from control.place import FolderNeeded, NoStation
     from control.readapi import Away, NotFound
+    from streams.breaker import BreakerOpen
     from streams.connection import Unreachable
+    from streams.history import ArchiveAway, EventsMissing
     from streams.names import InvalidName
     from streams.server_check import WrongServer
     from streams.settings import InvalidSettings
     from streams.signing import InvalidKey
-    from streams.submit import InDoubt, NoAnswer, Refused
+    from streams.submit import Full, InDoubt, NoAnswer, Refused
 
     match error:
         case NoAnswer():
@@ -82,6 +84,14 @@ def explain(error: Exception) -> Trouble:
                 code=outcomes.UNREACHABLE,
                 id=error.id,
             )
+        case Full():
+            return Trouble(
+                "the station takes no new commands now; nothing was submitted",
+                why=str(error),
+                next="tocsin doctor says what holds the archive up (mostly Postgres); else raise maxmemory",
+                code=outcomes.UNREACHABLE,
+                reason=error.reason,
+            )
         case Refused():
             return Trouble(
                 f"rejected: {error.reason}",
@@ -92,12 +102,22 @@ def explain(error: Exception) -> Trouble:
                 reason=error.reason,
                 field=error.field,
             )
+        case BreakerOpen():
+            return Trouble(
+                "the station cannot be reached; nothing was submitted",
+                why=error.detail,
+                next="submit it again then; tocsin doctor says what is down",
+                code=outcomes.UNREACHABLE,
+                retry_in=round(error.retry_in, 1),
+            )
         case Unreachable():
             sent = "whether it had any effect is not known" if error.sent else "nothing was submitted"
+            fault = error.fault if error.fault and error.fault.remedy in ("wait", "person") else None
+            next = "tocsin doctor says what is down; tocsin up starts your own station"
             return Trouble(
-                f"the station cannot be reached; {sent}",
+                f"the station {'takes no commands now' if fault else 'cannot be reached'}; {sent}",
                 why=error.detail,
-                next="tocsin doctor says what is down; tocsin up starts your own station",
+                next=fault.next if fault else next,
                 code=outcomes.UNREACHABLE,
             )
         case Away():
@@ -139,6 +159,13 @@ def explain(error: Exception) -> Trouble:
                 "the Redis server would break promises, and is not used",
                 why=str(error),
                 next="change that and start again; tocsin doctor checks it",
+            )
+        case ArchiveAway() | EventsMissing():
+            return Trouble(
+                "the past of the log cannot be read",
+                why=str(error),
+                next="tocsin doctor says what is down; the archive is the Postgres of postgres.url",
+                code=outcomes.UNREACHABLE,
             )
         case RedisError():
             return Trouble("Redis refused", why=str(error), next="tocsin doctor", code=outcomes.UNREACHABLE)

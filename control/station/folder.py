@@ -13,6 +13,7 @@ from typing import Any
 
 from control.station.ports import LOOPBACK, free_port, is_free
 from control.station.sentinel import SERVICE
+from control.station.users import Users, make_passwords, users_of
 from streams.names import station_id
 from streams.signing import create_key
 
@@ -22,6 +23,9 @@ POSTGRES = "postgres"
 WEB = "web"
 LARGEST_LOG = 16 * 1024 * 1024
 """A log that is longer, in bytes, is put aside as NAME.log.1 at the next start."""
+
+BEFORE_USERS = r'^password_file = "secrets/redis\.password"$'
+"""How settings written before there were users named the one password of all."""
 
 TEMPLATE = """\
 # The settings of this station's processes. `tocsin up` rewrites only what it chooses itself:
@@ -35,7 +39,7 @@ lanes = 8
 sentinels = []
 service = "{service}"
 replicas = 2
-password_file = "secrets/redis.password"
+password_directory = "secrets"
 
 [postgres]
 url = ""
@@ -117,8 +121,12 @@ class Folder:
         return self.path / kind / number
 
     def secret(self, name: str) -> str:
-        """Read a secret: redis.password, postgres.password or web.token."""
+        """Read a secret: redis-ROLE.password, postgres.password or web.token."""
         return (self.secrets / name).read_text("utf-8").strip()
+
+    def users(self, station: str) -> Users:
+        """The users of its Redis servers."""
+        return users_of(station, self.secrets)
 
 
 def prepare(path: Path, id: str = "station") -> Folder:
@@ -131,17 +139,28 @@ def prepare(path: Path, id: str = "station") -> Folder:
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for part in (folder.secrets, folder.keys, folder.logs, folder.media, folder.run):
         part.mkdir(mode=0o700, exist_ok=True)
-    for name in ("redis.password", "postgres.password", "web.token"):
+    make_passwords(folder.secrets)
+    for name in ("postgres.password", "web.token"):
         if not (folder.secrets / name).exists():
             write_whole(folder.secrets / name, secrets.token_urlsafe(32) + "\n")
     if not any(folder.keys.iterdir()):
         create_key(folder.keys, "operator", "engineer")
-    if not folder.settings.exists():
+    if folder.settings.exists():
+        _upgrade(folder)
+    else:
         write_whole(folder.settings, TEMPLATE.format(id=id, service=SERVICE, host=LOOPBACK))
     for log in folder.logs.glob("*.log"):
         if log.stat().st_size > LARGEST_LOG:
             log.replace(log.with_suffix(".log.1"))
     return folder
+
+
+def _upgrade(folder: Folder) -> None:
+    """Have the settings of a folder made before there were users name the folder of their passwords."""
+    text = folder.settings.read_text("utf-8")
+    changed = re.sub(BEFORE_USERS, 'password_directory = "secrets"', text, count=1, flags=re.MULTILINE)
+    if changed != text:
+        write_whole(folder.settings, changed)
 
 
 class WebPortTaken(Exception):
@@ -169,6 +188,12 @@ def choose_ports(folder: Folder, web: int) -> dict[str, int]:
         chosen[name] = port
     write_whole(folder.ports, json.dumps(chosen, indent=1) + "\n")
     return chosen
+
+
+def chosen_web_port(folder: Folder) -> int | None:
+    """The web process's port where that was our own choice; None where it is the operator's."""
+    port = _read_json(folder.ports).get(WEB)
+    return port if isinstance(port, int) else None
 
 
 def forget_ports(folder: Folder) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
+DICE = random.SystemRandom()
 LOOPBACK = "127.0.0.1"
 LOWEST = 10240
 
@@ -41,7 +42,7 @@ def is_free(port: int) -> bool:
 def free_port(taken: Container[int] = ()) -> int:
     """A port that is free now and not in `taken`; another process may still take it meanwhile."""
     for _ in range(1000):
-        port = random.randrange(LOWEST, highest())
+        port = DICE.randrange(LOWEST, highest())
         if port not in taken and is_free(port):
             return port
     raise OSError("no free TCP port was found on 127.0.0.1")

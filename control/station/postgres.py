@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -76,7 +77,7 @@ def create(database: Database, password: str, *, sync: bool = True, runs_as: Acc
     if not sync:
         options.append("--no-sync")
     try:
-        _run(
+        run(
             database,
             runs_as,
             "initdb",
@@ -87,16 +88,22 @@ def create(database: Database, password: str, *, sync: bool = True, runs_as: Acc
             *options,
         )
         statement = f"CREATE DATABASE {DATABASE} OWNER {USER}\n"
-        _run(database, runs_as, "postgres", "--single", "-j", "-D", str(fresh), "postgres", said=statement)
+        run(database, runs_as, "postgres", "--single", "-j", "-D", str(fresh), "postgres", said=statement)
     finally:
         secret.unlink()
     fresh.rename(database.data)
 
 
-def launch(database: Database, *, fsync: bool = True, runs_as: Account | None = None) -> Launch:
+def launch(
+    database: Database,
+    *,
+    fsync: bool = True,
+    runs_as: Account | None = None,
+    also: Mapping[str, str] | None = None,
+) -> Launch:
     """Say how to start the server. It listens on the loopback alone and opens no Unix socket.
 
-    `fsync=False` is for tests, whose data may vanish. Raises NoAccount.
+    `fsync=False` is for tests, whose data may vanish; `also` are further settings. Raises NoAccount.
     """
     runs_as = runs_as or account()
     on = "on" if fsync else "off"
@@ -111,6 +118,7 @@ def launch(database: Database, *, fsync: bool = True, runs_as: Account | None = 
         "log_timezone": "UTC",
         "timezone": "UTC",
         "restart_after_crash": "on",
+        **(also or {}),
     }
     return Launch(
         database.name,
@@ -157,9 +165,10 @@ def start(
     fsync: bool = True,
     timeout: float = 60.0,
     runs_as: Account | None = None,
+    also: Mapping[str, str] | None = None,
 ) -> tuple[Process, Launch]:
     """Start the server and wait until it takes connections; raises PortTaken, StartFailed, NoAccount."""
-    how = launch(database, fsync=fsync, runs_as=runs_as)
+    how = launch(database, fsync=fsync, runs_as=runs_as, also=also)
     since = log_size(how)
     forget_dead(database)
     process = spawn(how)
@@ -179,7 +188,15 @@ def _program(database: Database, runs_as: Account, name: str) -> Path:
     return folder / "bin" / name
 
 
-def _run(database: Database, runs_as: Account, program: str, *args: str, said: str = "") -> None:
+def run(
+    database: Database,
+    runs_as: Account,
+    program: str,
+    *args: str,
+    said: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run one of PostgreSQL's programs on the server's folder to its end; raises StartFailed."""
     database.log.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         (*runs_as.prefix, str(_program(database, runs_as, program)), *args),
@@ -187,7 +204,7 @@ def _run(database: Database, runs_as: Account, program: str, *args: str, said: s
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=_environment(),
+        env={**_environment(), **(environment or {})},
         user=runs_as.user,
         group=runs_as.user,
         extra_groups=None if runs_as.user is None else [],

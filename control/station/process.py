@@ -27,6 +27,10 @@ class StartFailed(Exception):
         self.log = log
 
 
+NICE = 10
+"""The nice value of a process that yields."""
+
+
 class PortTaken(StartFailed):
     """Raised when a server ended because another process listens on its port."""
 
@@ -48,13 +52,15 @@ class Launch:
     hurry_signal: int = signal.SIGKILL
     grace: float = 5.0
     pass_fds: tuple[int, ...] = field(default=())
+    yields: bool = False
+    """Whether it leaves the processor to the others where there is not enough for all."""
 
 
 def spawn(launch: Launch) -> Process:
     """Start `launch` in a session of its own, without input, its output appended to its log."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     with launch.log.open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             launch.argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -67,6 +73,16 @@ def spawn(launch: Launch) -> Process:
             start_new_session=True,
             pass_fds=launch.pass_fds,
         )
+    if launch.yields:
+        _let_yield(process)
+    return process
+
+
+def _let_yield(process: Process) -> None:
+    """Lower its priority: the kernel weighs sessions first (sched(7), autogroup), then what is in them."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+        Path(f"/proc/{process.pid}/autogroup").write_text(str(NICE))
 
 
 def signal_group(process: Process, sign: int) -> None:

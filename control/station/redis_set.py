@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-from control.station import replication, sentinel, valkey
-from control.station.ask import NoAnswer, Refused, ask
+from control.guard import replication, rules
+from control.guard.rules import Address
+from control.station import sentinel, valkey
+from control.station.ask import At, NoAnswer, Refused, ask
 from control.station.folder import SENTINELS, SERVERS, Folder, write_whole
+from control.station.ports import LOOPBACK
 from control.station.process import Launch
 from control.station.supervisor import Child, Say, Supervisor
+from control.station.users import Users
+from streams import lua
 from streams.server_check import check_server
 
 EVERY = 0.5
 """Seconds between two looks at the servers."""
-LATE = 20.0
-"""Seconds after which a cold start goes on without a server that does not answer, if a majority does."""
-NOBODY = 1.0
-"""Seconds without a primary and without anyone to promote, after which all start as at a cold start."""
-NO_FAILOVER = 60.0
-"""Seconds that the Sentinels may go on naming a primary that is gone, until the same is done."""
-STRAY = 15.0
-"""Seconds that a second primary gets to be turned into a replica by the Sentinels."""
-
-
-def must_start_cold(
-    running: Container[str], hidden: Container[str], primary: str, *, barren: float, unled: float
-) -> bool:
-    """Whether all servers must be started as if the station had been off.
-
-    The `primary` named last does not run: for `unled` seconds; and for `barren` seconds there has
-    been nobody whom the Sentinels could promote: those that run are `hidden`, because they were
-    started again and are not in sync yet.
-    """
-    if primary in running:
-        return False
-    promotable = any(name in running and name not in hidden for name in SERVERS)
-    return barren >= NOBODY if not promotable else unled >= NO_FAILOVER
+SOON = 0.05
+"""The same while the server-side functions are not loaded: the station's processes wait for them."""
 
 
 class RedisSet:
@@ -47,10 +30,14 @@ class RedisSet:
     `run` is for a thread of its own; `fault` is what ended it, `primary` the name of who leads.
     """
 
-    def __init__(self, folder: Folder, ports: Mapping[str, int], supervisor: Supervisor, say: Say) -> None:
+    def __init__(
+        self, folder: Folder, users: Users, ports: Mapping[str, int], supervisor: Supervisor, say: Say
+    ) -> None:
         self._folder = folder
         self._ports = ports
-        self._password = folder.secret("redis.password")
+        self._users = users
+        self._admin = users.login("admin")
+        self._functions = False
         self._supervisor = supervisor
         self._say = say
         self._cold = True
@@ -75,8 +62,8 @@ class RedisSet:
         """Whether a primary leads, both replicas are in sync and every Sentinel answers."""
         return (
             not self._cold
-            and replication.attached(self._ports[self.primary], self._password) == len(SERVERS) - 1
-            and all(sentinel.named_by(self._ports[name], self._password) for name in SENTINELS)
+            and replication.attached(self._at(self.primary)) == len(SERVERS) - 1
+            and all(sentinel.named_by(self._ports[name], self._admin) for name in SENTINELS)
         )
 
     def run(self) -> None:
@@ -93,38 +80,38 @@ class RedisSet:
         server = self._place(name)
         replicas = len(SERVERS) - 1
         if self._cold:
-            return valkey.launch(server, self._password, replicas=replicas)
+            return valkey.launch(server, self._users, replicas=replicas)
         named = self._named()
         if named is None or named == name:
             return None
         self._hidden.add(name)
         return valkey.launch(
             server,
-            self._password,
+            self._users,
             replicas=replicas,
             replica_of=self._ports[named],
-            priority=replication.HIDDEN,
+            priority=rules.HIDDEN,
         )
 
     def _sentinel(self, name: str) -> Launch | None:
         if self._cold:
             return None
-        return sentinel.launch(self._place(name), self._password, self._ports[self.primary])
+        return sentinel.launch(self._place(name), self._users, self._ports[self.primary])
 
     def _start_cold(self) -> None:
         heads = self._await_heads()
         if heads is None:
             return
-        chosen = replication.furthest(heads, self.primary)
-        for key, other in replication.parted(heads, chosen).items():
+        chosen = rules.furthest(heads, self.primary)
+        for key, other in rules.parted(heads, chosen).items():
             self._say(
                 f"{other} has events of {key} that {chosen} has not; "
                 f"{chosen} leads, and what only {other} has is dropped"
             )
         for name in heads:
             if name != chosen:
-                replication.follow(self._ports[name], self._password, self._ports[chosen])
-        check_server(_Asked(self._ports[chosen], self._password))
+                replication.follow(self._at(name), self._address(chosen))
+        check_server(self._at(chosen))
         for name in SENTINELS:
             sentinel.forget(self._place(name))
         self._hidden.clear()
@@ -138,10 +125,10 @@ class RedisSet:
             heads: dict[str, dict[str, int]] = {}
             for name in SERVERS:
                 try:
-                    heads[name] = replication.lane_heads(self._ports[name], self._password)
+                    heads[name] = replication.lane_heads(self._at(name))
                 except (NoAnswer, Refused):
                     continue
-            late = time.monotonic() - started > LATE
+            late = time.monotonic() - started > rules.LATE
             if len(heads) == len(SERVERS) or (late and len(heads) * 2 > len(SERVERS)):
                 return heads
         return None
@@ -149,7 +136,8 @@ class RedisSet:
     def _watch(self) -> None:
         """Guard the servers until all must be started cold again, or the supervisor stops."""
         self._since.clear()
-        while not self._supervisor.stopping.wait(EVERY):
+        while not self._supervisor.stopping.wait(EVERY if self._functions else SOON):
+            self._functions = self._load_functions()
             named = self._named()
             if named is not None and named != self.primary:
                 self._say(f"{named} leads now, {self.primary} did before")
@@ -163,23 +151,38 @@ class RedisSet:
                 self._supervisor.end(SERVERS)
                 return
 
+    def _load_functions(self) -> bool:
+        """See to it that the primary has the server-side functions: none of the processes may load them."""
+        port = self._ports[self.primary]
+        try:
+            if ask(port, self._admin, "FCALL_RO", "tocsin_version", 0) == lua.version():
+                return True
+        except NoAnswer:
+            return False
+        except Refused:
+            pass  # it has none
+        try:
+            ask(port, self._admin, "FUNCTION", "LOAD", "REPLACE", lua.source(), timeout=2)
+        except (NoAnswer, Refused):
+            return False  # its replicas are not there yet: it is tried again
+        return True
+
     def _guard(self, name: str, named: str | None) -> None:
         """Keep a server that does not follow the named primary from being promoted (DESIGN 9b)."""
-        port = self._ports[name]
-        said = replication.standing(port, self._password)
+        said = replication.standing(self._at(name))
         if said is None or named is None:
             return
         stray = said.role == "master" and name != named
         try:
-            priority = replication.guarded_priority(port, said, self._ports[named])
+            priority = rules.guarded_priority(self._address(name), said, self._address(named))
             if priority is not None:
-                replication.set_priority(port, self._password, priority)
-            if (said.priority if priority is None else priority) == replication.HIDDEN:
+                replication.set_priority(self._at(name), priority)
+            if (said.priority if priority is None else priority) == rules.HIDDEN:
                 self._hidden.add(name)
             else:
                 self._hidden.discard(name)
-            if self._lasts(f"stray {name}", stray) > STRAY:
-                replication.follow(port, self._password, self._ports[named])
+            if self._lasts(f"stray {name}", stray) > rules.STRAY:
+                replication.follow(self._at(name), self._address(named))
                 self._say(f"{name} called itself primary beside {named} and was made its replica")
         except (NoAnswer, Refused):
             return  # it is looked at again
@@ -188,7 +191,7 @@ class RedisSet:
         running = {name for name in SERVERS if self._supervisor.process(name) is not None}
         unled = self._lasts("unled", self.primary not in running)
         barren = self._lasts("barren", self.primary not in running and running <= self._hidden)
-        return must_start_cold(running, self._hidden, self.primary, barren=barren, unled=unled)
+        return rules.must_start_cold(SERVERS, running, self._hidden, self.primary, barren=barren, unled=unled)
 
     def _lasts(self, what: str, true: bool) -> float:
         """For how many seconds `what` has been true without a break."""
@@ -212,19 +215,14 @@ class RedisSet:
         return name if name in SERVERS else SERVERS[0]
 
     def _named(self) -> str | None:
-        port = sentinel.named_primary((self._ports[name] for name in SENTINELS), self._password)
+        port = sentinel.named_primary((self._ports[name] for name in SENTINELS), self._admin)
         return next((name for name in SERVERS if self._ports[name] == port), None)
+
+    def _at(self, name: str) -> At:
+        return At(self._ports[name], self._admin)
+
+    def _address(self, name: str) -> Address:
+        return LOOPBACK, self._ports[name]
 
     def _place(self, name: str) -> valkey.Server:
         return valkey.Server(name, self._folder.server(name), self._folder.log(name), self._ports[name])
-
-
-class _Asked:
-    """What `streams.server_check` asks, answered by one server of the station."""
-
-    def __init__(self, port: int, password: str) -> None:
-        self._port = port
-        self._password = password
-
-    def call(self, *args: Any) -> Any:
-        return ask(self._port, self._password, *args)

@@ -32,7 +32,11 @@ COMMANDS: Mapping[str, Command] = {room: command(room) for room in ROOMS}
 
 def launch(name: str, command: Command, folder: Folder) -> Launch:
     """How the room's process is started, its words going to its log."""
-    return Launch(name, tuple(command(folder)), folder.log(name), env=environment(), grace=GRACE)
+    # What is seen may be a moment late where commands and audio need the processor.
+    yields = name == "projections"
+    return Launch(
+        name, tuple(command(folder)), folder.log(name), env=environment(), grace=GRACE, yields=yields
+    )
 
 
 def environment() -> dict[str, str]:

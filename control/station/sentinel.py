@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from control.station.ask import NoAnswer, Refused, ask, ask_all
+from control.station.ask import Login, NoAnswer, Refused, ask, ask_all
 from control.station.ports import LOOPBACK
 from control.station.process import Launch
-from control.station.valkey import Server, binary, quoted, write_private
+from control.station.users import Access, Users
+from control.station.valkey import Server, acl, binary, quoted, write_private
 
 SERVICE = "tocsin"
 QUORUM = 2
@@ -16,21 +17,20 @@ DOWN_AFTER_MS = 2000
 FAILOVER_TIMEOUT_MS = 10000
 
 
-def config(server: Server, password: str, primary: int) -> str:
+def config(server: Server, access: Access, primary: int) -> str:
     """A Sentinel's first configuration file, watching the server on port `primary`.
 
-    The Sentinel rewrites it with what it learns. One password serves for the Sentinels among
-    themselves, for their clients and for the servers they watch.
+    The Sentinel rewrites it with what it learns. Without users one password serves for the Sentinels
+    among themselves, for their clients and for the servers they watch.
     """
     return "\n".join(
         [
             f"bind {LOOPBACK}",
             f"port {server.port}",
             f"dir {quoted(str(server.folder))}",
-            f"requirepass {quoted(password)}",
-            f"sentinel sentinel-pass {quoted(password)}",
+            *_own_credentials(server, access),
             f"sentinel monitor {SERVICE} {LOOPBACK} {primary} {QUORUM}",
-            f"sentinel auth-pass {SERVICE} {quoted(password)}",
+            *_credentials(access),
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}",
             "",
@@ -38,23 +38,48 @@ def config(server: Server, password: str, primary: int) -> str:
     )
 
 
+def _own_credentials(server: Server, access: Access) -> list[str]:
+    """For its clients, and as whom it speaks to other Sentinels."""
+    if isinstance(access, str):
+        return [f"requirepass {quoted(access)}", f"sentinel sentinel-pass {quoted(access)}"]
+    user, password = access.login("sentinel")
+    return [
+        f"aclfile {quoted(str(acl(server)))}",
+        f"sentinel sentinel-user {quoted(user)}",
+        f"sentinel sentinel-pass {quoted(password)}",
+    ]
+
+
+def _credentials(access: Access) -> list[str]:
+    """As whom it speaks to the servers."""
+    if isinstance(access, str):
+        return [f"sentinel auth-pass {SERVICE} {quoted(access)}"]
+    user, password = access.login("sentinel")
+    return [
+        f"sentinel auth-user {SERVICE} {quoted(user)}",
+        f"sentinel auth-pass {SERVICE} {quoted(password)}",
+    ]
+
+
 def forget(server: Server) -> None:
     """Drop what the Sentinel learned, so that the next start watches a primary named afresh."""
     (server.folder / "sentinel.conf").unlink(missing_ok=True)
 
 
-def launch(server: Server, password: str, primary: int) -> Launch:
+def launch(server: Server, access: Access, primary: int) -> Launch:
     """Say how to start the Sentinel; `primary` counts only where it has learned nothing yet."""
     path = server.folder / "sentinel.conf"
+    if isinstance(access, Users):
+        write_private(acl(server), access.of_sentinels())
     if not path.exists():
-        write_private(path, config(server, password, primary))
+        write_private(path, config(server, access, primary))
     return Launch(server.name, (str(binary()), str(path), "--sentinel"), server.log)
 
 
-def named_by(port: int, password: str) -> int | None:
+def named_by(port: int, login: Login) -> int | None:
     """The port of the primary that the Sentinel on `port` names; None where it does not answer."""
     try:
-        address = ask(port, password, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        address = ask(port, login, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
     except (NoAnswer, Refused):
         return None
     return int(address[1]) if address else None
@@ -69,17 +94,17 @@ def majority(named: Iterable[int | None]) -> int | None:
     return None
 
 
-def named_primary(sentinels: Iterable[int], password: str) -> int | None:
+def named_primary(sentinels: Iterable[int], login: Login) -> int | None:
     """The port of the primary that a majority of the Sentinels on these ports names."""
-    return majority(named_by(port, password) for port in sentinels)
+    return majority(named_by(port, login) for port in sentinels)
 
 
-def sees_all(port: int, password: str, *, replicas: int, sentinels: int) -> bool:
+def sees_all(port: int, login: Login, *, replicas: int, sentinels: int) -> bool:
     """Whether the Sentinel on `port` knows so many replicas and other Sentinels, and deems none down."""
     try:
         facts, known = ask_all(
             port,
-            password,
+            login,
             ("SENTINEL", "MASTER", SERVICE),
             ("SENTINEL", "REPLICAS", SERVICE),
         )

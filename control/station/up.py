@@ -115,7 +115,7 @@ class _Station:
         self._settings, ports = _configure(folder)
         self._warden = Warden(lock, folder.log("warden"))
         self._supervisor = Supervisor(self._warden, say, self._tell)
-        self._redis = RedisSet(folder, ports, self._supervisor, say)
+        self._redis = RedisSet(folder, folder.users(self._settings.station.id), ports, self._supervisor, say)
         self._database = postgres.Database(
             folder.path / "postgres", folder.log("postgres"), ports[place.POSTGRES]
         )

