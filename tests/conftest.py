@@ -10,9 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+# As ingest has it: products of matrices that wait for other threads take far longer on a busy machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
-pytest_plugins = sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))
+pytest_plugins = ["control.testing", *sorted(f"tests.{path.stem}" for path in HERE.glob("fix_*.py"))]
 # Before any is imported: they import one another.
 pytest.register_assert_rewrite(*pytest_plugins)
 
@@ -23,6 +29,39 @@ MAY_BE_MISSING = re.compile(
 )
 GRACE = 5.0
 """Seconds that processes get to leave after the last test."""
+
+# How long an example takes says how busy the machine is, nothing else.
+settings.register_profile(
+    "tocsin",
+    deadline=None,
+    max_examples=int(os.environ.get("TOCSIN_TEST_EXAMPLES", "50")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tocsin")
+
+TOGETHER = {
+    "demo": ("test_apply", "test_docs_run", "test_midi_ports", "test_terminal"),
+    "cluster": ("test_cluster", "test_cluster_failover", "test_cluster_station"),
+    **{
+        name: (name,)
+        for name in (
+            "test_access_sentinels", "test_deployment",  "test_drill",
+            "test_faults_sentinels", "test_guard", "test_page", "test_prometheus", "test_round_trip",
+            "test_streams_sentinel", "test_systemd", "test_tls", "test_tls_postgres",
+            "test_tls_postgres_server",
+        )
+    },
+}  # fmt: skip
+"""Modules whose tests share what is costly to start: one process runs them all, one after the other."""
+PLACE = {f"tests/{module}.py": name for name, modules in TOGETHER.items() for module in modules}
+
+
+class Scheduling(LoadScopeScheduling):
+    """Each test goes to whoever is free, but for those that share something."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return PLACE.get(nodeid.partition("::")[0], nodeid)
+
 
 session_key = pytest.StashKey[pytest.Session]()
 
@@ -35,6 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Mark this run's environment, so that whatever it starts can be told from other processes."""
     if not _is_worker(config):
         os.environ[MARK] = uuid.uuid4().hex
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """What shares a station or servers of its own is run by one process."""
+    return Scheduling(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

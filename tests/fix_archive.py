@@ -35,8 +35,8 @@ class ArchivedHall(Hall):
         return [(logged.raw, logged.hash) for logged in self.events()]
 
     def archived(self) -> int:
-        """How far the lane's head says that the lane is archived."""
-        return int(self.link.call("HGET", self.keys.head, "archived") or 0)
+        """How far the lane was told that it is archived."""
+        return int(self.link.call("HGET", self.keys.archived, "seq") or 0)
 
     def head(self) -> int:
         """The seq of the last event in the log."""

@@ -59,6 +59,10 @@ class Bureau:
 
         eventually(owned, "the station lane has an owner")
 
+    def await_lane(self, lane: str) -> None:
+        """Wait until somebody owns the lane."""
+        eventually(lambda: self.link.call("EXISTS", self.keys.lane(lane).lease), f"{lane} has an owner")
+
     @property
     def said(self) -> str:
         """What it logged since its last start."""

@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from ingest.capture import Report
+from ingest.capture import Report, Watched
+from ingest.equipment import Equipment
+from ingest.evidence import Evidence
 from ingest.file_source import SourceFailed
-from ingest.meters import Block
+from ingest.listener import Noted
+from ingest.meters import Block, Meters
 from streams.messages import Level
+from streams.sound import RecordingsSection
 from streams.vocabulary import FileSettings
 
 RATE = 8000
 
 
 class Heard:
-    """What captures put out: their reports and their levels, in order."""
+    """What captures put out: their reports, their levels and what was heard, in order."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.levels: list[Level] = []
+        self.alerts: list[Noted] = []
+        self.watched: list[Watched] = []
 
     def report(self, report: Report) -> None:
         self.reports.append(report)
+
+    def hear(self, noted: Noted) -> None:
+        self.alerts.append(noted)
+
+    def watch(self, watched: Watched) -> None:
+        self.watched.append(watched)
 
     def put(self, level: Level) -> None:
         self.levels.append(level)
 
     def states(self) -> list[str]:
         return [report.state for report in self.reports]
+
+
+@cache
+def equipment() -> Equipment:
+    """What a node gives to its captures; its meters run as long as the tests."""
+    meters = Meters()
+    threading.Thread(target=meters.run, args=(threading.Event(),), name="meters", daemon=True).start()
+    return Equipment(meters)
+
+
+def unrecorded() -> Evidence:
+    """Evidence of a source that nobody records."""
+    return Evidence(("node.here", "s"), RecordingsSection(), None, lambda fact: None)
 
 
 class Tap:
@@ -43,6 +69,7 @@ class Tap:
     """
 
     def __init__(self) -> None:
+        self.is_live = False
         self.open = threading.Event()
         self.open.set()
         self.opened = 0
@@ -50,7 +77,7 @@ class Tap:
 
     def __call__(self, settings: FileSettings) -> Tap:
         self.opened += 1
-        self.rate, self.channels, self.paced = RATE, 1, settings.pace == "realtime"
+        self.rate, self.channels, self.pace = RATE, 1, "clock" if settings.pace == "realtime" else "fast"
         if not settings.path.startswith("/tap"):
             raise SourceFailed(f"{settings.path}: not connected")
         return self
@@ -76,7 +103,7 @@ def heard() -> Heard:
 def tap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tap]:
     """Audio that the test turns on and off; sources of the path /tap… have it."""
     made = Tap()
-    monkeypatch.setattr("ingest.capture.FileSource", made)
+    monkeypatch.setattr("ingest.inputs.FileSource", made)
     yield made
     made.error = SourceFailed("the test is over")
     made.open.set()

@@ -18,7 +18,7 @@ from streams.admission import Delivery, Task
 from streams.drafts import Draft
 from streams.handler import Result
 from streams.messages import GENESIS, SCHEMA, Event, Logged, new_command, now
-from tests.fix_ingest import Heard
+from tests.fix_ingest import Heard, equipment
 from tests.fix_servers import eventually
 from tests.fix_streams import Hall
 
@@ -32,7 +32,7 @@ class Owned:
         self.heard = heard
         self.log: list[Logged] = []
         self._lock = threading.Lock()
-        self.handler = SourcesLane(LANE, heard, claims)
+        self.handler = SourcesLane(LANE, heard, claims, equipment())
         self.own()
 
     def own(self) -> None:
@@ -43,8 +43,9 @@ class Owned:
     def post(self, draft: Draft) -> None:
         with self._lock:
             event = Event(
-                seq=len(self.log) + 1, prev=GENESIS, token=1, at=now(), logged_at=now(), node="here",
-                type=draft.type, data=draft.data, schema=SCHEMA, source=draft.source, command=draft.command,
+                seq=len(self.log) + 1, prev=GENESIS, token=1, at=draft.at or now(), logged_at=now(),
+                node="here", type=draft.type, data=draft.data, schema=SCHEMA, source=draft.source,
+                command=draft.command,
             )  # fmt: skip
             self.log.append(Logged(event, b"", ""))
 

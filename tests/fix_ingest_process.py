@@ -16,7 +16,7 @@ import pytest
 
 from ingest.ledger import sources_of
 from ingest.state import Source
-from streams.audit import verify
+from streams.audit import head_of, verify
 from streams.messages import Answer, Event, Level
 from streams.names import LaneKeys, node_lane
 from streams.replay import replay, stored
@@ -142,7 +142,8 @@ class Ingest:
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def verified(self) -> bool:
-        return verify(NODE_LANE, stored(self.link, self.keys)).fault is None
+        head = head_of(self.link, self.keys)
+        return verify(NODE_LANE, stored(self.link, self.keys), head).fault is None
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from projections.database import open_engine
-from projections.projection import ALL, Projection
+from projections.projection import ALL, Projection, fold_all
 from projections.rows import columns, structs
 from projections.schema import migrate
 from projections.service import Service
@@ -63,7 +63,7 @@ class Scribe:
 
     def __init__(self, link: Link, keys: LaneKeys, chain: Chain | None = None) -> None:
         self.chain = chain or Chain()
-        self._link = link
+        self.link = link
         self._keys = keys
 
     def write(self, type: str, source: str = "", command: str | None = None, /, **data: Any) -> Logged:
@@ -74,7 +74,7 @@ class Scribe:
 
     def append(self, events: list[Logged]) -> None:
         """Append `events`, durable at once."""
-        replication = self._link.call("INFO", "replication").decode()
+        replication = self.link.call("INFO", "replication").decode()
         replid = replication.split("master_replid:")[1].split()[0]
         adds = [
             ("XADD", self._keys.events, f"{logged.event.seq}-1", "e", logged.raw, "h", logged.hash)
@@ -83,17 +83,17 @@ class Scribe:
         seq, hash = events[-1].event.seq, events[-1].hash
         head = ("HSET", self._keys.head, "seq", seq, "hash", hash, "token", 1)
         mark = ("wm_seq", seq, "wm_hash", hash, "wm_token", 1, "wm_replid", replid)
-        replies = self._link.batch([*adds, (*head, *mark)])
+        replies = self.link.batch([*adds, (*head, *mark)])
         assert not [reply for reply in replies if isinstance(reply, Exception)], replies
 
     def replicated(self, replicas: int) -> bool:
         """Whether so many replicas have what was written."""
-        return int(self._link.call("WAIT", replicas, 5000, timeout=5.0)) >= replicas
+        return int(self.link.call("WAIT", replicas, 5000, timeout=5.0)) >= replicas
 
     def measure(self, source: str, rms: float | None, peak: float | None, seconds: float = 1.0) -> None:
         """Put one measurement into the lane's telemetry."""
         level = Level(source=source, at=now(), rms_dbfs=rms, peak_dbfs=peak, seconds=seconds)
-        self._link.call("XADD", self._keys.telemetry, "MAXLEN", "~", 6000, "*", "l", canonical([level]))
+        self.link.call("XADD", self._keys.telemetry, "MAXLEN", "~", 6000, "*", "l", canonical([level]))
 
     def add(self, source: str, *, running: bool = False, name: str = "") -> None:
         """A source that was added, and started if it should be running."""
@@ -205,11 +205,7 @@ def folded(events: list[Logged]) -> dict[str, dict[str, Any]]:
     """The rows that a fresh replay of `events` gives, by projection and id."""
     rows: dict[str, dict[str, Any]] = {}
     for projection in ALL:
-        after: dict[str, Any] = {}
-        for logged in events:
-            key = projection.concerns(logged.event)
-            if key is not None:
-                after[key] = projection.fold(after.get(key), logged)
+        after = fold_all(projection, {}, events)
         rows[projection.name] = {key: row for key, row in after.items() if row is not None}
     return rows
 

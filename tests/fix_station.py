@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from control.station import instance, replication, sentinel
-from control.station.ask import ask
+from control.guard import replication, rules
+from control.station import instance, sentinel
+from control.station.ask import At, ask
 from control.station.folder import SENTINELS, SERVERS, Folder
-from control.station.ports import is_free
+from control.station.ports import LOOPBACK, is_free
 from tests.fix_servers import eventually
 
 ROOT = Path(__file__).parent.parent
@@ -144,20 +145,25 @@ class Station:
     def ports(self) -> list[int]:
         return [child.port for child in self.state.children.values() if child.port]
 
+    @property
+    def login(self) -> tuple[str, str]:
+        """As whom a test asks the servers and Sentinels."""
+        return self.folder.users("station").login("admin")
+
     def ask(self, name: str, *command: str | int) -> object:
-        return ask(self.port(name), self.folder.secret("redis.password"), *command, timeout=2)
+        return ask(self.port(name), self.login, *command, timeout=2)
 
     def named(self) -> str | None:
         """The server that a majority of the Sentinels names."""
         children = self.state.children
         sentinels = [children[name].port or 0 if name in children else 0 for name in SENTINELS]
-        port = sentinel.named_primary(sentinels, self.folder.secret("redis.password"))
+        port = sentinel.named_primary(sentinels, self.login)
         return next((name for name in SERVERS if name in children and self.port(name) == port), None)
 
-    def standing(self, name: str) -> replication.Standing | None:
+    def standing(self, name: str) -> rules.Standing | None:
         if name not in self.state.children:
             return None
-        return replication.standing(self.port(name), self.folder.secret("redis.password"))
+        return replication.standing(At(self.port(name), self.login))
 
     def is_whole(self) -> bool:
         """Whether one server leads, the others follow it in sync, and all may be promoted."""
@@ -168,13 +174,15 @@ class Station:
         return (
             all(
                 one is not None
-                and one.priority == replication.PROMOTABLE
+                and one.priority == rules.PROMOTABLE
                 and (
-                    one.role == "master" if name == named else one.linked and one.follows == self.port(named)
+                    one.role == "master"
+                    if name == named
+                    else one.linked and one.follows == (LOOPBACK, self.port(named))
                 )
                 for name, one in said.items()
             )
-            and replication.attached(self.port(named), self.folder.secret("redis.password")) == 2
+            and replication.attached(At(self.port(named), self.login)) == 2
         )
 
     def wait_until_whole(self) -> None:

@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 from streams.admission import Task
-from streams.audit import Verdict, verify
+from streams.audit import Verdict, head_of, verify
 from streams.connection import Link, Unreachable, connect
 from streams.drafts import Post
 from streams.durability import Prover
 from streams.handler import Result
-from streams.healing import Archive
+from streams.history import Archive
 from streams.lease import Lease, acquire
 from streams.library import load_library
 from streams.messages import GENESIS, Answer, Durability, Logged, canonical, digest, new_command
@@ -37,9 +37,11 @@ DONE = Result(outcome="completed", state="running")
 
 
 class Hall:
-    """One station with an id of its own on a server that others use too; its lane is p0."""
+    """One station with an id of its own on a server that others use too; its lane is p0, unless told."""
 
-    def __init__(self, redis: RedisSection, folder: Path, durability: Durability | None = None) -> None:
+    def __init__(
+        self, redis: RedisSection, folder: Path, durability: Durability | None = None, lane: str = LANE
+    ) -> None:
         self.settings = Settings(
             station=StationSection(id=f"t-{uuid4().hex[:20]}", durability=durability),
             redis=redis,
@@ -48,7 +50,8 @@ class Hall:
         self.key = create_key(folder / "keys", "operator", "engineer")
         self.keyring: dict[str, Key] = {self.key.id: self.key}
         self.station = StationKeys(self.settings.station.id)
-        self.keys: LaneKeys = self.station.lane(LANE)
+        self.lane = lane
+        self.keys: LaneKeys = self.station.lane(lane)
         self._links: list[Link] = []
         self.link = self.new_link()
         load_library(self.link)
@@ -69,7 +72,12 @@ class Hall:
         """A signed command for the lane, `changes` made to it before it is signed."""
         signer = key or self.key
         command = new_command(
-            station=self.settings.station.id, lane=LANE, source=source, type=type, params={}, key=signer.id
+            station=self.settings.station.id,
+            lane=self.lane,
+            source=source,
+            type=type,
+            params={},
+            key=signer.id,
         )
         return signed(msgspec.structs.replace(command, **changes), signer)
 
@@ -87,7 +95,8 @@ class Hall:
 
     def verdict(self) -> Verdict:
         """What an audit says of the lane's log."""
-        return verify(LANE, stored(self.link, self.keys))
+        head = head_of(self.link, self.keys)
+        return verify(self.lane, stored(self.link, self.keys), head)
 
     def waiting(self) -> int:
         """How many commands stand in the lane's stream, taken or not."""
@@ -95,12 +104,15 @@ class Hall:
 
     def all_keys(self) -> set[str]:
         """Every key on the server, whoever made it."""
-        keys, cursor = set(), b"0"
-        while True:
-            cursor, found = self.link.call("SCAN", cursor, "COUNT", 1000)
-            keys |= {key.decode() for key in found}
-            if cursor == b"0":
-                return keys
+        keys = set()
+        for link in self.link.primaries():
+            cursor = b"0"
+            while True:
+                cursor, found = link.call("SCAN", cursor, "COUNT", 1000)
+                keys |= {key.decode() for key in found}
+                if cursor == b"0":
+                    break
+        return keys
 
     def own_keys(self) -> set[str]:
         """Every key of this station."""
@@ -112,8 +124,9 @@ class Hall:
 
     def close(self) -> None:
         """Remove what the station left and close its links."""
-        if keys := self.own_keys():
-            self.link.call("UNLINK", *keys)
+        # Begun afresh: after a failover the old connection leads nowhere.
+        self.link.close()
+        self.link.batch([("UNLINK", key) for key in self.own_keys()])
         for link in self._links:
             link.close()
 
@@ -129,10 +142,11 @@ class Functions:
         self, id: str, raw: bytes = b"{}", source: str = "kwfm", expected: int | str = "", client: str = ""
     ) -> Any:
         keys = self.keys
-        return self.link.call(
+        (reply,) = self.link.call(
             "FCALL", "tocsin_submit", 4, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
             id, digest(raw), source, raw, "signature", client, expected,
         )  # fmt: skip
+        return reply
 
     def acquire(self, owner: str = "one", before: str = "") -> Lease:
         lease = acquire(self.link, self.keys, owner, before)
@@ -162,8 +176,8 @@ class Functions:
         request += [len(events), *(part for raw in events for part in (raw, digest(raw)))]
         request += [len(settlements), *(part for settlement in settlements for part in settlement)]
         return self.link.call(
-            "FCALL", "tocsin_append", 6, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
-            keys.id_expiry, *request,
+            "FCALL", "tocsin_append", 8, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
+            keys.id_expiry, keys.parked, keys.archived, *request,
         )  # fmt: skip
 
     def raise_watermark(self, seq: int, hash: str, token: int, replication_id: str) -> Any:
@@ -181,6 +195,8 @@ class Functions:
 class Scripted:
     """A handler that plays what the test gives it, and remembers what was asked of it."""
 
+    summary = None
+
     def __init__(self, play: Callable[[Task], Result] = lambda task: DONE) -> None:
         self.play = play
         self.executed: list[Task] = []
@@ -190,7 +206,7 @@ class Scripted:
         self.post: Post | None = None
         self._lock = threading.Lock()
 
-    def restore(self, events: Iterator[Logged]) -> None:
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
         self.restored.append(list(events))
 
     def attempt(self, task: Task) -> Result | None:
@@ -212,7 +228,7 @@ class Scripted:
 class Wire:
     """A way to a Redis server on which the next command of a name can be lost, or only its reply.
 
-    Both ends see their connection break, as when a host on the way dies.
+    Both ends see their connection break, as when a host on the way dies; or they see nothing at all.
     """
 
     def __init__(self, redis: RedisSection) -> None:
@@ -226,6 +242,7 @@ class Wire:
         self._lose: tuple[bytes, str] | None = None
         self.lost = threading.Event()
         self._is_cut = threading.Event()
+        self._is_silent = threading.Event()
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="wire")]
         self._threads[0].start()
@@ -243,8 +260,15 @@ class Wire:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def silence(self) -> None:
+        """Swallow whatever is sent, also on new connections, until it is mended: no packet arrives."""
+        self._is_silent.set()
+
     def mend(self) -> None:
-        """Let connections through again."""
+        """Let connections through again; those on which something was swallowed break."""
+        if self._is_silent.is_set():
+            self.cut()
+        self._is_silent.clear()
         self._is_cut.clear()
 
     def close(self) -> None:
@@ -269,7 +293,11 @@ class Wire:
             if self._is_cut.is_set():
                 client.close()
                 continue
-            server = socket.create_connection(self._server)
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:
+                client.close()  # the server is down: so it looks from outside, too
+                continue
             deaf = threading.Event()
             self._open += [client, server]
             for thread in (
@@ -282,6 +310,8 @@ class Wire:
     def _carry(self, source: socket.socket, target: socket.socket, deaf: threading.Event, up: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(1 << 20):
+                if self._is_silent.is_set():
+                    continue
                 what = self._loss_in(chunk) if up else ""
                 if what == "request" or (not up and deaf.is_set()):
                     self.lost.set()
@@ -315,7 +345,7 @@ def working(
     """Own the hall's lane meanwhile, in a thread of this process, reaching the server by `redis`."""
     worker = LaneWorker(
         msgspec.structs.replace(hall.settings, redis=redis or hall.settings.redis),
-        LANE,
+        hall.lane,
         node,
         handler,
         keyring=lambda: hall.keyring,

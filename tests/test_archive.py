@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from projections.archive import Archiver, make_lasting
+from projections.archive import Archiver
 from projections.archive_reader import ArchiveReader
 from projections.database import open_engine
+from projections.lasting import make_lasting
 from streams.connection import connect
-from streams.healing import ArchiveAway
+from streams.history import ArchiveAway
 from streams.settings import PostgresSection
 from streams.tail import Position
 from tests.fix_archive import NOWHERE, archive_trouble, rows_of
@@ -30,7 +31,7 @@ SLOW = Path(__file__).parent / "programs" / "slow_archiver.py"
 
 
 def archived(yard: Yard) -> int:
-    return int(yard.link.call("HGET", yard.keys.lane(LANE).head, "archived") or 0)
+    return int(yard.link.call("HGET", yard.keys.lane(LANE).archived, "seq") or 0)
 
 
 def logged(scribe: Scribe) -> list[tuple[bytes, str]]:
@@ -142,7 +143,7 @@ def test_a_log_that_was_rolled_back_is_never_skipped_over(yard: Yard) -> None:
     scribe.add("mic", running=True)
     with archiving(yard) as (archiver,):
         eventually(lambda: archived(yard) == 3, "everything archived")
-        yard.link.call("DEL", keys.events, keys.head)
+        yard.link.call("DEL", keys.events, keys.head, keys.archived)
         other = yard.scribe()
         for name in "abcde":
             other.add(name)
@@ -151,7 +152,7 @@ def test_a_log_that_was_rolled_back_is_never_skipped_over(yard: Yard) -> None:
         assert archived(yard) == 0
         assert rows_of(yard, LANE) == logged(scribe)
 
-        yard.link.call("DEL", keys.events, keys.head)
+        yard.link.call("DEL", keys.events, keys.head, keys.archived)
         scribe.append(scribe.chain.events)
         scribe.write("source.stopped", "mic")
         eventually(lambda: archived(yard) == 4, "gone on")
@@ -160,12 +161,12 @@ def test_a_log_that_was_rolled_back_is_never_skipped_over(yard: Yard) -> None:
 
 
 def test_what_the_owner_was_told_is_told_again_after_it_was_lost(yard: Yard) -> None:
-    """The field `archived` of the lane's head comes back without news, where a failover lost it."""
+    """What the lane was told comes back without news, where a failover lost it."""
     scribe = yard.scribe()
     scribe.add("mic")
     with archiving(yard):
         eventually(lambda: archived(yard) == 1, "everything archived")
-        yard.link.call("HDEL", yard.keys.lane(LANE).head, "archived")
+        yard.link.call("HDEL", yard.keys.lane(LANE).archived, "seq")
         eventually(lambda: archived(yard) == 1, "told again")
 
 
@@ -184,13 +185,12 @@ def test_a_lost_position_is_found_from_the_rows(yard: Yard) -> None:
 
 
 def test_a_commit_waits_for_the_disk_whatever_the_server_is_set_to(yard: Yard) -> None:
-    """Where the server commits asynchronously, the archive does not; stronger stays."""
-    for given, wanted in (("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")):
+    """Where the server commits asynchronously, the archive does not; and it waits for no replay either."""
+    for given in ("off", "local", "remote_apply"):
         with yard.engine.begin() as connection:
             connection.execute(text(f"SET LOCAL synchronous_commit = {given}"))
             make_lasting(connection)
-            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == wanted
-            assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
 
 
 def test_the_reader_answers_what_owners_ask(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +204,32 @@ def test_the_reader_answers_what_owners_ask(yard: Yard, monkeypatch: pytest.Monk
     assert reader.hash_at(LANE, 7) == scribe.chain.events[6].hash
     assert list(reader.after(LANE, 3)) == logged(scribe)[3:]
     assert (reader.head("p9"), reader.hash_at(LANE, 11), list(reader.after(LANE, 10))) == (None, None, [])
+    assert list(reader.after(LANE, 0, 9)) == logged(scribe)[:9]
+    assert list(reader.after(LANE, 0, 99)) == logged(scribe)
+
+
+def test_the_reader_skips_a_hole_and_survives_its_connections(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asked for ahead is asked for anew where its connection ends or waits too long for us."""
+    monkeypatch.setattr("projections.archive_reader.BATCH", 4)
+    scribe, reader = yard.scribe(), ArchiveReader(yard.settings.postgres)
+    scribe.append([scribe.chain.event("source.running", "mic") for _ in range(40)])
+    with archiving(yard):
+        eventually(lambda: archived(yard) == 40, "everything archived")
+    ended = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :name"
+    )
+    reading, found = reader.after(LANE, 0), []
+    for number, one in enumerate(reading):
+        found.append(one)
+        if number in (9, 10, 25):
+            with yard.engine.begin() as connection:
+                connection.execute(ended, {"name": "tocsin-archive-reader"})
+    assert found == logged(scribe)
+    with yard.engine.begin() as connection:
+        connection.execute(text("DELETE FROM archive WHERE seq BETWEEN 11 AND 22 OR seq = 31"))
+    assert list(reader.after(LANE, 0)) == [*logged(scribe)[:10], *logged(scribe)[22:30], *logged(scribe)[31:]]
 
 
 def test_a_database_without_the_table_has_archived_nothing(postgres: PostgresSection) -> None:

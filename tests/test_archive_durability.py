@@ -79,7 +79,7 @@ def test_a_reply_is_not_sent_for_another_event_of_the_same_number(archived_hall:
         held = worker._log._held_replies
         assert len(held._waiting) == 1
         held._waiting[0] = msgspec.structs.replace(held._waiting[0], hash="f" * 64)
-        hall.link.call("HSET", hall.keys.head, "archived", hall.head())
+        hall.link.call("HSET", hall.keys.archived, "seq", hall.head())
         eventually(lambda: not held._waiting, "the held reply dropped")
         assert hall.link.call("KEYS", hall.station.replies("*")) == []
 

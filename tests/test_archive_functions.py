@@ -9,11 +9,11 @@ from tests.fix_streams import Functions, Hall, chain
 
 
 def tell(hall: Hall, seq: int, hash: str) -> Any:
-    return hall.link.call("FCALL", "tocsin_archived", 2, hall.keys.head, hall.keys.events, seq, hash)
+    return hall.link.call("FCALL", "tocsin_archived", 2, hall.keys.archived, hall.keys.events, seq, hash)
 
 
 def known(hall: Hall) -> bytes | None:
-    found: bytes | None = hall.link.call("HGET", hall.keys.head, "archived")
+    found: bytes | None = hall.link.call("HGET", hall.keys.archived, "seq")
     return found
 
 
@@ -45,3 +45,15 @@ def test_append_tells_how_far_the_lane_is_archived(hall: Hall, functions: Functi
     assert functions.append(lease, raws[:2], seq=0, hash=GENESIS) == [b"ok"]
     tell(hall, 2, digest(raws[1]))
     assert functions.append(lease, raws[2:], seq=2, hash=digest(raws[1])) == [b"ok", b"2"]
+
+
+def test_what_an_earlier_version_kept_in_the_head_holds_until_the_archive_is_heard_of(
+    hall: Hall, functions: Functions
+) -> None:
+    """Given a station that was upgraded: its owner learns of the old mark, and then of the new one."""
+    lease, raws = functions.acquire(), chain(4)
+    functions.append(lease, raws[:2], seq=0, hash=GENESIS)
+    hall.link.call("HSET", hall.keys.head, "archived", 1)
+    assert functions.append(lease, raws[2:3], seq=2, hash=digest(raws[1])) == [b"ok", b"1"]
+    tell(hall, 2, digest(raws[1]))
+    assert functions.append(lease, raws[3:], seq=3, hash=digest(raws[2])) == [b"ok", b"2"]

@@ -190,7 +190,7 @@ def test_a_fork_is_logged_once_and_both_branches_stay(archived_hall: ArchivedHal
     with hall.yard.projections():
         hall.wait_until_archived()
     branch = rows_of(hall.yard)
-    hall.link.call("DEL", hall.keys.events, hall.keys.head)
+    hall.link.call("DEL", hall.keys.events, hall.keys.head, hall.keys.archived)
     with working(hall, Scripted()):
         submitted(hall, 2)
     for node in ("two", "three", "two"):

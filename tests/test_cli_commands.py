@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import time
 
+import pytest
+from click.testing import CliRunner
+
+from control.composition import tocsin as command_line
 from control.station.folder import Folder
 from streams.connection import connect
 from streams.handler import Result
 from streams.names import StationKeys
 from streams.settings import load
+from streams.submit import NoAnswer
 from tests.fix_cli import Obedient, Terminal, executing
 
 ADD = ("source", "add", "demo", "--file", "/media/demo.wav")
@@ -67,6 +72,27 @@ def test_an_unknown_source_is_rejected_without_being_submitted(tocsin: Terminal,
     assert ran.code == 4
     assert ran.json["error"]["reason"] == "unknown_source"
     assert obedient.executed == []
+
+
+def test_the_timeout_is_one_for_all_steps(station_folder: Folder) -> None:
+    """A start that follows an add, or a source that had to be found, does not get it once more."""
+    link = connect(load(station_folder.settings).redis, "test")
+
+    def takes(*verb: str) -> float:
+        began = time.monotonic()
+        ran = CliRunner().invoke(
+            command_line, [*verb, "--station", str(station_folder.path), "--timeout", "2"]
+        )
+        assert isinstance(ran.exception, NoAnswer), ran.output
+        assert "within 2 s" in str(ran.exception)
+        return time.monotonic() - began
+
+    with executing(station_folder) as obedient:
+        obedient.delays = {"source.add": 1.5, "source.start": 2.5}
+        assert 1.9 < takes(*ADD, "--start") < 3.2
+    link.call("CLIENT", "PAUSE", 1500, "ALL")
+    assert 1.9 < takes("source", "stop", "demo") < 3.2
+    link.close()
 
 
 def test_no_answer_yet_and_asking_again_by_the_same_id(station_folder: Folder, tocsin: Terminal) -> None:

@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import pytest
 
 from projections.projection import ALL
 from streams.messages import canonical
+from streams.settings import PostgresSection, RedisSection
 from streams.submit import Signed
+from tests.fix_archive import ArchivedHall, rows_of
 from tests.fix_projections import Yard, folded
 from tests.fix_servers import eventually
 from tests.fix_streams import LANE, Hall, insist
@@ -32,10 +34,13 @@ ONCE = {"leased", "head proven", "restored", "acquired", "begun"}
 """Steps that an owner passes once, when it takes the lane."""
 
 
-def steps_in(package: str) -> list[str]:
-    """The names of all steps in the package's code; each is said literally, and in one place."""
+def steps_in(*places: str) -> list[str]:
+    """The names of all steps in the packages' or modules' code; each is said literally, in one place."""
     found: list[str] = []
-    for path in sorted((ROOT / package).rglob("*.py")):
+    roots = [ROOT / place for place in places]
+    for path in [
+        path for root in roots for path in (sorted(root.rglob("*.py")) if root.is_dir() else [root])
+    ]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "step":
                 (name,) = node.args
@@ -44,18 +49,48 @@ def steps_in(package: str) -> list[str]:
     return found
 
 
-COMMAND_STEPS = steps_in("streams")
-EVENT_STEPS = steps_in("projections")
-CASES = [(step, 1) for step in COMMAND_STEPS] + [(step, 3) for step in COMMAND_STEPS if step not in ONCE]
+COMMAND_STEPS = steps_in("streams/worker.py", "streams/log.py", "streams/proofs.py")
+HEALING_STEPS = steps_in("streams/healing.py")
+EVENT_STEPS = steps_in("projections/runner.py", "projections/folding.py")
+ARCHIVE_STEPS = steps_in("projections/archive.py")
 
 
-def test_steps_have_names_of_their_own() -> None:
-    """No two places share a name, or one of them would never be tested; there are some of both kinds."""
-    steps = COMMAND_STEPS + EVENT_STEPS
+def passings(steps: Iterable[str], again: int) -> list[Any]:
+    """Each step at its first passing, and at a later one: those are for `make schedules`."""
+    later = [pytest.param(step, again, marks=pytest.mark.chaos) for step in steps if step not in ONCE]
+    return [*((step, 1) for step in steps), *later]
+
+
+TOLD_STEPS = ("appending", "appended", "proven", "replied", "proven later", "raised later")
+"""The steps between a result and its reply."""
+
+
+def test_every_step_in_the_rooms_has_its_crash() -> None:
+    """No two places share a name, or one of them would never be tested; none stands where nobody looks."""
+    steps = COMMAND_STEPS + HEALING_STEPS + EVENT_STEPS + ARCHIVE_STEPS
     assert len(set(steps)) == len(steps)
+    assert sorted(steps) == sorted(steps_in("streams", "control", "ingest", "projections"))
     assert len(COMMAND_STEPS) >= 10
-    assert len(EVENT_STEPS) >= 4
-    assert set(COMMAND_STEPS) >= ONCE
+    assert min(map(len, (HEALING_STEPS, EVENT_STEPS, ARCHIVE_STEPS))) >= 4
+    assert set(COMMAND_STEPS) >= {*ONCE, *TOLD_STEPS}
+
+
+@pytest.fixture
+def proven_hall(valkey_pair: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
+    """A station on a primary with a replica: what is proven there was acknowledged."""
+    monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
+    with closing(Hall(valkey_pair, tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def archived(
+    valkey_pair: RedisSection, postgres: PostgresSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ArchivedHall]:
+    """The same with a Postgres."""
+    monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
+    with closing(ArchivedHall(valkey_pair, postgres, tmp_path)) as made:
+        yield made
 
 
 @contextmanager
@@ -88,8 +123,11 @@ def died(process: subprocess.Popen[str]) -> bool:
 
 
 def commands_for(hall: Hall, count: int) -> list[Signed]:
-    """Commands that overtake nothing, dealt to the sources in turn."""
-    return [hall.command("source.update", SOURCES[n % len(SOURCES)]) for n in range(count)]
+    """Commands that overtake nothing, dealt to the sources in turn; of both ways to prove a result."""
+    return [
+        hall.command("source.update", SOURCES[n % len(SOURCES)], durability=("replica", "memory")[n % 2])
+        for n in range(count)
+    ]
 
 
 def check_in_order(hall: Hall, commands: list[Signed]) -> None:
@@ -105,9 +143,10 @@ def check_in_order(hall: Hall, commands: list[Signed]) -> None:
     assert hall.waiting() == 0
 
 
-@pytest.mark.parametrize(("step", "passing"), CASES)
-def test_an_owner_killed_at_a_step_leaves_one_result_each(hall: Hall, step: str, passing: int) -> None:
+@pytest.mark.parametrize(("step", "passing"), passings(COMMAND_STEPS, 3))
+def test_an_owner_killed_at_a_step_leaves_one_result_each(proven_hall: Hall, step: str, passing: int) -> None:
     """Commands wait and come; the process dies at the step; the next one finishes what was begun."""
+    hall = proven_hall
     commands = commands_for(hall, 6)
     submitter = hall.submitter()
     for command in commands:
@@ -130,7 +169,97 @@ def test_an_owner_killed_at_a_step_leaves_one_result_each(hall: Hall, step: str,
     check_in_order(hall, commands)
 
 
-@pytest.mark.parametrize(("step", "passing"), [(step, n) for step in EVENT_STEPS for n in (1, 3)])
+@contextmanager
+def archiving(hall: ArchivedHall, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that archives the hall's lane."""
+    with process("archive", hall.settings, **environment) as started:
+        yield started
+
+
+def asked_at_archive(hall: ArchivedHall, count: int) -> list[Signed]:
+    """Commands of durability `archive`, submitted and waiting."""
+    commands = [hall.command("source.update", SOURCES[n % 3], durability="archive") for n in range(count)]
+    submitter = hall.submitter()
+    for command in commands:
+        submitter.accept(command, timeout=5)
+    return commands
+
+
+@pytest.mark.parametrize("step", TOLD_STEPS)
+def test_what_is_told_at_archive_is_archived_whenever_its_owner_dies(
+    archived: ArchivedHall, step: str
+) -> None:
+    """An owner killed between result and reply: the next one has it told, once, and only once it is kept."""
+    hall = archived
+    commands = asked_at_archive(hall, 4)
+    # An owner's own facts are what nobody waits for: they are proven later.
+    commands.append(hall.command("source.update", "slow", durability="memory"))
+    hall.submitter().accept(commands[-1], timeout=5)
+    with archiving(hall):
+        with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:2") as first:
+            eventually(lambda: died(first) or not hall.waiting(), f"a crash at the step {step!r}")
+        with process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
+            for command in commands:
+                answer = insist(hall.submitter(), command)
+                assert answer.outcome == "completed"
+                if command.command.durability == "archive":
+                    assert len(rows_of(hall.yard)) >= answer.seq
+    check_in_order(hall, commands)
+
+
+@pytest.mark.parametrize(("step", "passing"), passings(ARCHIVE_STEPS, 2))
+def test_an_archiver_killed_at_a_step_keeps_everything_once(
+    archived: ArchivedHall, step: str, passing: int
+) -> None:
+    """The process dies at the step; the next one goes on, and whoever waits for `archive` is told."""
+    hall = archived
+    with process("worker", hall.settings):
+        commands = asked_at_archive(hall, 12)
+        with archiving(hall, TOCSIN_TEST_DIE_AT=f"{step}:{passing}") as first:
+            eventually(lambda: died(first), f"a crash at the step {step!r}")
+        with archiving(hall):
+            for command in commands:
+                assert insist(hall.submitter(), command).outcome == "completed"
+            hall.wait_until_archived()
+    assert rows_of(hall.yard) == hall.stored()
+    check_in_order(hall, commands)
+
+
+@pytest.mark.parametrize(("step", "passing"), passings(HEALING_STEPS, 2))
+def test_an_owner_killed_while_it_heals_leaves_a_whole_log_that_tells_of_it(
+    archived: ArchivedHall, step: str, passing: int
+) -> None:
+    """It dies between putting back and telling: the next owner has the same events, and tells once."""
+    hall = archived
+    with archiving(hall):
+        with process("worker", hall.settings):
+            commands = asked_at_archive(hall, 3)
+            for command in commands:
+                insist(hall.submitter(), command)
+            dump = hall.dump()
+            commands += asked_at_archive(hall, 9)
+            for command in commands:
+                insist(hall.submitter(), command)
+        hall.wait_until_archived()
+    before = hall.stored()
+    hall.roll_back(dump)
+    rolled_back_to = hall.head()
+    # What it tells, it tells once: there is no second passing.
+    dies = step not in ("telling", "told") or passing == 1
+    with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:{passing}") as first:
+        eventually(lambda: died(first) if dies else hall.head() > len(before) + 1, f"a crash at {step!r}")
+    # What asks for `archive` is answered once the archive has told again how far it is.
+    with archiving(hall), process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
+        eventually(lambda: hall.events()[-1].event.node == "second", "the next owner")
+        submitter = hall.submitter()
+        assert all(insist(submitter, command).outcome == "completed" for command in commands)
+    assert hall.stored()[: len(before)] == before
+    (told,) = [logged.event for logged in hall.events() if logged.event.type == "log.restored"]
+    assert (told.data["head"]["seq"], told.data["restored"]["seq"]) == (rolled_back_to, len(before))
+    check_in_order(hall, commands)
+
+
+@pytest.mark.parametrize(("step", "passing"), passings(EVENT_STEPS, 3))
 def test_a_projection_killed_at_a_step_counts_nothing_twice(yard: Yard, step: str, passing: int) -> None:
     """The process dies at the step; the next one goes on: rows and positions are those of a fresh replay."""
     scribe = yard.scribe(LANE)

@@ -25,8 +25,11 @@ FIRST_TYPES = {
     *(f"source.{state}" for state in ("starting", "running", "stalled", "failed", "stopped")),
     "lane.acquired",
     "lane.released",
+    "parked.added",
+    "log.restored",
+    "log.forked",
 }
-"""The types that schema 1 began with, but those of accidents."""
+"""The types that schema 1 began with, those of accidents among them."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -78,8 +81,12 @@ def test_a_recorded_log_verifies(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recorded_log_folds_as_ever(path: Path) -> None:
-    """Ingest's sources and the rows of each projection are those that were written down beside the log."""
+    """Ingest's sources and the rows of each projection are those that were written down beside the log.
+
+    What a later version tells beside that is its own.
+    """
     expected = msgspec.json.decode(path.with_suffix(".expected.json").read_bytes())
     made = msgspec.json.decode(canonical(folds(read(path))))
     for name, rows in expected.items():
-        assert made[name] == rows
+        now = {id: {field: row.get(field) for field in rows.get(id, row)} for id, row in made[name].items()}
+        assert now == rows

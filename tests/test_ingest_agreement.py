@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from ingest.capture import Report
+from projections.folds import sources as rows
 from streams.admission import Task
 from streams.drafts import Draft
 from streams.messages import now
 from streams.turns import Turns
-from streams.vocabulary import SourceFact
+from streams.vocabulary import FileSettings, SourceFact
 from tests.fix_ingest import Tap
 from tests.fix_ingest_lane import Owned, captures, file_settings
 from tests.fix_servers import eventually
@@ -217,3 +219,43 @@ def test_an_attempt_decides_what_needs_no_waiting(owned: Owned, record: Record) 
     assert nobody is not None
     assert nobody.reason == "unknown_source"
     assert owned.agree()
+
+
+def test_a_source_with_settings_of_a_newer_version_survives_a_take_over(owned: Owned, record: Record) -> None:
+    """A field that a newer version added is left out, and the source runs on; the read side has it too."""
+    settings = file_settings(record(1.0), loop=True, volume={"db": -3})
+    owned.post(Draft(type="source.added", source="s", data={"settings": settings, "name": "Newer", "hue": 7}))
+    owned.post(Draft(type="source.starting", source="s", data={"desired": "running", "hue": 7}))
+    owned.own()
+    eventually(lambda: owned.state() == "running" and owned.agree(), "running")
+    source = owned.source()
+    assert source is not None
+    assert (source.name, source.settings) == ("Newer", FileSettings(path=settings["path"], loop=True))
+    row = None
+    for logged in owned.log:
+        row = rows.fold(row, logged)
+    assert row is not None
+    assert (row.id, row.state, row.desired, row.name) == ("s", source.state, source.desired, source.name)
+    assert row.settings == settings
+    # In a command the same field is refused: half a wish is none.
+    refused = owned.do("source.update", settings=settings)
+    assert (refused.outcome, refused.reason) == ("rejected", "invalid_params")
+    assert "volume" in (refused.detail or "")
+
+
+@pytest.mark.parametrize("settings", [{"kind": "satellite", "dish": 3}, {"kind": "file", "path": 7}])
+def test_a_source_that_only_a_newer_version_can_run_says_so(owned: Owned, settings: dict[str, Any]) -> None:
+    """It does not vanish: it has failed, with why, and can be stopped and removed."""
+    owned.post(Draft(type="source.added", source="s", data={"settings": settings, "name": "Dish"}))
+    owned.post(Draft(type="source.starting", source="s", data={"desired": "running"}))
+    owned.own()
+    eventually(lambda: owned.state() == "failed", "the failure")
+    source = owned.source()
+    assert source is not None
+    assert "only a newer version can run it" in (source.reason or "")
+    assert owned.do("source.start").reason == "source_failed"
+    assert owned.do("source.update", name="Old dish").outcome == "completed"
+    assert owned.do("source.stop").outcome == "completed"
+    assert owned.agree()
+    assert owned.do("source.remove").outcome == "completed"
+    assert owned.sources() == {}

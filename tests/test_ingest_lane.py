@@ -14,7 +14,7 @@ from ingest.claims import Claims
 from ingest.lane import SourcesLane
 from ingest.state import Source
 from streams.vocabulary import FileSettings
-from tests.fix_ingest import Tap
+from tests.fix_ingest import Tap, equipment
 from tests.fix_ingest_lane import LANE, Owned, captures, file_settings
 from tests.fix_servers import eventually
 from tests.fix_streams import Hall
@@ -216,7 +216,7 @@ def test_a_node_that_takes_over_runs_what_should_run(owned: Owned, hall: Hall, r
     assert captures() == []
     # What the log cannot know: it says running, and nothing is.
     assert owned.state("on") == "running"
-    owned.handler = SourcesLane(LANE, owned.heard, Claims(hall.new_link("other"), hall.station))
+    owned.handler = SourcesLane(LANE, owned.heard, Claims(hall.new_link("other"), hall.station), equipment())
     owned.own()
     eventually(lambda: owned.types("on")[-2:] == ["starting", "running"], "running again")
     assert captures() == ["on"]
@@ -319,6 +319,8 @@ def test_memory_and_log_say_the_same(owned: Owned, record: Record) -> None:
     eventually(lambda: not captures(), "the end of all")
     eventually(lambda: owned.handler.counts() == {"stopped": 6}, "stopped, all")
     for number in range(6):
-        assert owned.source(f"s{number}") == Source(
+        source = owned.source(f"s{number}")
+        assert source is not None
+        assert msgspec.structs.replace(source, wanted_since=None, conditions={}) == Source(
             settings=msgspec.convert(file_settings(path), FileSettings), state="stopped", reason="ended"
         )

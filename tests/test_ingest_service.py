@@ -83,8 +83,26 @@ def test_the_node_beats(ingest: Ingest, record: Record) -> None:
     assert abs((now() - datetime.fromisoformat(beat["time"])).total_seconds()) < 6
     assert json.loads(beat["lanes"]) == [NODE_LANE, "p0", "p1"]
     assert beat["version"]
+    assert abs(float(beat["clock"])) < 1
     assert beat["address"]
+    assert {name: one["state"] for name, one in json.loads(beat["breakers"]).items()} == {
+        "redis": "closed",
+        "postgres": "closed",
+    }
     assert 50 < ingest.link.call("TTL", ingest.hall.station.node("local")) <= 60
+
+
+def test_a_node_whose_clock_is_off_says_so(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five seconds ahead of the server's, its heartbeat says by how much, its log why that matters."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("real part missing: libfaketime")
+    for name, value in (("LD_PRELOAD", str(library)), ("FAKETIME", "+5s"), ("DONT_FAKE_MONOTONIC", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    ingest.start()
+    eventually(lambda: 4.5 < float(ingest.heartbeat().get("clock", 0)) < 5.5, "a beat with its clock", 8)
+    assert "this node's clock is off" in ingest.said
 
 
 def test_ended_in_order_it_goes_on_from_the_log(ingest: Ingest, record: Record) -> None:

@@ -59,7 +59,8 @@ def family(mark: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
+# What runs these tests was set up in the same way, and `make run` in a checkout that is set up is below.
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ordinary", [False, True], ids=["whoever-tests", "ordinary-user"])
 def test_make_run_from_a_fresh_clone(tmp_path_factory: pytest.TempPathFactory, ordinary: bool) -> None:
@@ -83,7 +84,7 @@ def test_make_run_from_a_fresh_clone(tmp_path_factory: pytest.TempPathFactory, o
     env = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTEST", "XDG_", "TOCSIN_STATION", "VIRTUAL_ENV", "MAKE", "MFLAGS"))
+        if not name.startswith(("PYTEST", "XDG_", "TOCSIN_STATION", "VIRTUAL_ENV", "MAKE", "MFLAGS", "ARGS"))
     }
     env |= {"HOME": str(home), "PYTHON": python}
     log = base / "output"
@@ -128,6 +129,35 @@ def test_make_run_from_a_fresh_clone(tmp_path_factory: pytest.TempPathFactory, o
             os.killpg(make.pid, signal.SIGTERM)
             make.wait(30)
         shutil.rmtree(base, ignore_errors=True)
+
+
+def test_make_run_plays_until_ctrl_c(tmp_path: Path) -> None:
+    """Where all is installed: a station of one's own, the demo, the page's address; Ctrl-C leaves nothing."""
+    if not (ROOT / ".venv/.ready").exists():
+        pytest.skip("this checkout was not set up by make")
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "MAKE", "MFLAGS", "ARGS"))
+    }
+    env |= {"TOCSIN_STATION": str(tmp_path / "station")}
+    log = tmp_path / "output"
+    with log.open("wb") as output:
+        make = subprocess.Popen(
+            ["make", "run"], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        eventually(lambda: "Dashboard" in log.read_text(), f"ready; {log}", 150)
+        os.killpg(make.pid, signal.SIGINT)
+        make.wait(30)
+        assert "The data are kept." in log.read_text()
+        assert "Traceback" not in log.read_text()
+        eventually(lambda: not family(str(tmp_path / "station")), "no process left", 10)
+    finally:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGTERM)
+            make.wait(30)
 
 
 def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from streams.healing import put_back
+from streams.healing import Repair, put_back
 from streams.messages import Command, canonical, decode_command
 from streams.signing import create_key, sign
 from streams.submit import Signed
@@ -76,6 +76,25 @@ def test_a_crash_on_one_command_is_parked_and_the_lane_goes_on(bureau: Bureau, t
     eventually(lambda: bureau.parked(LANE) == [], "the copy is gone")
     assert tocsin("parked", "retry", poison.command.id).code == 4
     assert tocsin("audit", "verify").code == 0
+
+
+def test_what_waits_beside_a_poisonous_command_is_not_parked_with_it(bureau: Bureau) -> None:
+    """Pending behind it in its source, or executed beside it, at each of three crashes: they complete."""
+    poison = bureau.command("source.start", LANE, "poison")
+    innocents = [
+        bureau.command("source.update", LANE, source)
+        for source in ("slow", "poison", "slow", "poison", "quick")
+    ]
+    for command in (innocents[0], poison, *innocents[1:]):
+        bureau.submitter.accept(command, timeout=5)
+    for _ in range(3):
+        with crashing(bureau) as process:
+            assert process.wait(30) == -signal.SIGKILL
+    with crashing(bureau):
+        assert bureau.do(poison).reason == "parked"
+        for command in innocents:
+            assert bureau.do(command).outcome == "completed"
+    assert [copy.id for copy in bureau.parked(LANE)] == [poison.command.id]
 
 
 def test_an_unknown_type_is_parked_and_dropped(bureau: Bureau, tocsin: Terminal, obedient: Obedient) -> None:
@@ -142,8 +161,8 @@ def test_nothing_is_parked_by_an_append_that_is_refused(hall: Hall, functions: F
 
     def append(fence: str, entry: str) -> bytes:
         status: bytes = hall.link.call(
-            "FCALL", "tocsin_append", 7, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
-            keys.id_expiry, keys.parked, fence, 0, "0" * 64, lease.token, "0", 0,
+            "FCALL", "tocsin_append", 8, keys.lease, keys.head, keys.events, keys.commands, keys.ids,
+            keys.id_expiry, keys.parked, keys.archived, fence, 0, "0" * 64, lease.token, "0", 0,
             1, entry, command.command.id, "{}", 9_999_999_999_999,
             1, command.raw, command.signature, command.command.id, "a test", 4,
         )[0]  # fmt: skip
@@ -186,7 +205,8 @@ def test_a_copy_that_a_failover_took_comes_back_with_its_events(hall: Hall, func
     ((_, before),) = hall.link.call("XRANGE", hall.keys.parked, "-", "+")
     lost = [(logged.raw, logged.hash) for logged in hall.events()]
     hall.link.call("DEL", hall.keys.parked, hall.keys.events, hall.keys.head)
-    put_back(hall.link, hall.keys, STREAM_LANE, functions.acquire(), START, lost)
+    repair = Repair(link=hall.link, keys=hall.keys, lane=STREAM_LANE, lease=functions.acquire())
+    put_back(repair, START, lost)
     ((_, after),) = hall.link.call("XRANGE", hall.keys.parked, "-", "+")
     assert after == before
     assert hall.verdict().fault is None

@@ -17,11 +17,12 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from projections.database import open_engine
-from projections.projection import COMMANDS, SOURCES
+from projections.projection import ALERTS, ALL, COMMANDS, SOURCES
 from projections.runner import LogBroken, Runner, check_joined
 from projections.store import PositionLost
 from streams.connection import connect
 from streams.tail import START, Position
+from tests.fix_alerts import received
 from tests.fix_projections import LANE, Chain, Scribe, Yard, folded
 from tests.fix_servers import eventually
 
@@ -74,7 +75,7 @@ def caught_up(yard: Yard, seq: int) -> Callable[[], bool]:
                 ),
                 {"lane": LANE},
             )
-            return tuple(at.one()) == (seq, 2)
+            return tuple(at.one()) == (seq, len(ALL))
 
     return check
 
@@ -86,6 +87,17 @@ def test_rows_equal_a_fresh_replay(yard: Yard) -> None:
     with running(runner_of(yard, stopping), stopping=stopping):
         story(scribe, 60, seed=2)
         eventually(caught_up(yard, 120), "all events folded")
+    assert yard.all_rows() == folded(scribe.chain.events)
+
+
+def test_many_alerts_at_once_are_folded(yard: Yard) -> None:
+    """Rows that are copied have lists of text too: many alerts in a lane do not make it stand still."""
+    scribe, count = yard.scribe(), 30
+    for number in range(count):
+        scribe.write("alert.received", f"source-{number}", **received(f"h-{number}"))
+    stopping = threading.Event()
+    with running(runner_of(yard, stopping), stopping=stopping):
+        eventually(lambda: len(yard.rows(ALERTS)) == count, "all of them")
     assert yard.all_rows() == folded(scribe.chain.events)
 
 
@@ -323,25 +335,25 @@ def test_nothing_beyond_the_watermark_is_folded(yard: Yard) -> None:
         eventually(caught_up(yard, 2), "the durable event folded")
 
 
-def test_a_newer_fold_folds_the_lane_again(yard: Yard) -> None:
-    """Rows of an older version of a fold are dropped and made again; those of a newer one are left alone."""
+def test_rows_of_a_newer_fold_are_left_alone(yard: Yard) -> None:
+    """A projection that a newer version folded stands still here, and the others go on."""
     scribe, stopping = yard.scribe(), threading.Event()
     scribe.add("mic", running=True)
     runner = runner_of(yard, threading.Event())
     runner.commit(runner.positions(), scribe.chain.events)
     with yard.engine.begin() as connection:
-        connection.execute(text("UPDATE positions SET version = 0 WHERE projection = 'sources'"))
-        connection.execute(text("UPDATE sources SET name = 'folded by an old version', state = 'stopped'"))
-    with running(runner_of(yard, stopping), stopping=stopping):
-        eventually(lambda: yard.all_rows() == folded(scribe.chain.events), "folded again")
-
-    with yard.engine.begin() as connection:
         connection.execute(text("UPDATE positions SET version = 99 WHERE projection = 'sources'"))
-    rows, stopping = yard.all_rows(), threading.Event()
+    rows = yard.rows(SOURCES)
     old = runner_of(yard, stopping)
     with running(old, stopping=stopping):
+        scribe.write("source.failed", "mic", reason="later")
+        scribe.settle("c-1", "mic")
+        eventually(
+            lambda: yard.rows(COMMANDS) == folded(scribe.chain.events)["commands"], "the others folded"
+        )
         eventually(lambda: old.trouble, "the newer version noticed")
-    assert yard.all_rows() == rows
+        assert "NewerVersion" in (trouble_of(yard) or "")
+    assert yard.rows(SOURCES) == rows
 
 
 def test_rows_of_one_lane_are_not_touched_by_another(yard: Yard) -> None:

@@ -32,6 +32,7 @@ def test_a_running_source_is_written_with_its_level(yard: Yard) -> None:
     """The snapshot holds the row and the latest level; it lives for 60 s and is written each second."""
     scribe = yard.scribe()
     scribe.add("mic", running=True)
+    yard.beat()
     with yard.projections():
         eventually(lambda: snapshot(yard, "mic"), "a snapshot")
         scribe.measure("mic", -18.25, -6.5, seconds=3.0)
@@ -57,6 +58,7 @@ def test_silence_is_a_level_and_no_level_is_none(yard: Yard) -> None:
     scribe = yard.scribe()
     scribe.add("silent", running=True)
     scribe.add("unheard", running=True)
+    yard.beat()
     with yard.projections():
         eventually(lambda: snapshot(yard, "silent"), "a snapshot")
         scribe.measure("silent", None, None)

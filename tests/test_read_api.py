@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from litestar.testing import TestClient
 
 from control.station.ports import free_port
 from projections.heartbeats import heartbeat_time, judge
-from projections.http import ReadSide
+from projections.http import ReadSide, page_files
 from projections.reads import Away, Reads, Unknown
 from streams.messages import now
 from streams.settings import PostgresSection, RedisSection, Settings, WebSection
@@ -371,19 +372,11 @@ def test_the_page_runs_only_its_own_code(yard: Yard) -> None:
         assert "http:" not in page.text
         assert "https:" not in page.text
         assert " style=" not in page.text
-        names = (
-            "page.css",
-            "page.js",
-            "tile.js",
-            "meter.js",
-            "feed.js",
-            "actions.js",
-            "access.js",
-            "icon.svg",
-        )
-        parts = [client.get(f"/page/{name}") for name in names]
+        parts = [client.get(f"/page/{name}") for name in page_files()]
         assert {part.status_code for part in parts} == {200}
-        assert sum(len(part.content) for part in (page, *parts)) < 100_000
+        assert sum(len(part.content) for part in (page, *parts)) < 300_000
+        for path in ("/alerts", "/commands", "/tests", "/audit", "/system", "/sources/mic"):
+            assert client.get(path).content == page.content
         assert client.get("/page/nothing.js").status_code == 404
         assert client.get("/page/..%2fhttp.py").status_code == 404
 
@@ -400,27 +393,62 @@ def frames(lines: Iterator[str]) -> Iterator[dict[str, str]]:
 
 
 def test_the_live_feed_shows_a_running_source(web: Web, web_yard: Yard) -> None:
-    """The whole state at once, then at least four frames a second while levels come, each with its id."""
+    """All sources at once, then levels several times a second and what changes; each frame with its id."""
     scribe = web_yard.scribe()
     scribe.add("mic", running=True)
+    web_yard.beat()
     with web_yard.projections(), web.client.stream("GET", "/api/audio/live") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         feed = frames(response.iter_lines())
-        assert next(feed) == {"retry": "1000"}
-        frame = next(frame for frame in feed if json.loads(frame["data"])["source"] == "snapshot")
-        ids, count, began = {frame["id"]}, 0, time.monotonic()
-        while time.monotonic() - began < 3:
-            scribe.measure("mic", -20.0 - count % 7, -10.0, seconds=count / 10)
+        (retry,) = next(feed).items()
+        assert retry[0] == "retry"
+        assert 500 <= int(retry[1]) <= 1500
+        first = next(frame for frame in feed if frame["event"] == "sources")
+        assert json.loads(first["data"]).keys() == {"data", "source", "age_seconds", "stale"}
+        seen, ids, levels = Counter[str](), [first["id"]], {"levels": {}}
+        wanted = {
+            "levels": 12,
+            "changed": 2,
+            "commands": 1,
+            "alerts": 1,
+            "conditions": 1,
+            "episodes": 1,
+            "station": 1,
+        }
+        until = time.monotonic() + 30
+        while not (levels["levels"] and seen >= Counter(wanted)):
+            assert time.monotonic() < until, seen
+            scribe.measure("mic", -20.0, -10.0)
             frame = next(feed)
-            assert frame["event"] == "sources"
-            ids.add(frame["id"])
-            count += 1
-        assert count >= 12
-        assert len(ids) == count + 1
-        read = json.loads(frame["data"])
-        assert read.keys() == {"data", "source", "age_seconds", "stale"}
-        assert read["data"][0]["level"]["peak_dbfs"] == -10.0
+            seen[frame["event"]] += 1
+            ids.append(frame["id"])
+            levels = json.loads(frame["data"]) if frame["event"] == "levels" else levels
+        assert len(set(ids)) == len(ids)
+        assert dict(zip(levels["fields"], levels["levels"]["mic"], strict=True))["peak_dbfs"] == -10.0
+        scribe.write("source.stopped", "mic", reason="asked", desired="stopped")
+        frame = next(frame for frame in feed if frame["event"] == "changed" and '"mic"' in frame["data"])
+        assert json.loads(frame["data"])["changed"][0]["state"] == "stopped"
+
+
+def test_a_feed_that_broke_goes_on_where_it_was(web: Web, web_yard: Yard) -> None:
+    """With the id of the last frame a page is given the change that it missed, and not everything again."""
+    scribe = web_yard.scribe()
+    scribe.add("mic", running=True)
+    with web_yard.projections():
+        eventually(lambda: web.client.get("/api/audio/sources").json().get("source") == "snapshot", "mic")
+        with web.client.stream("GET", "/api/audio/live") as response:
+            feed = frames(response.iter_lines())
+            last = next(frame for frame in feed if frame.get("event") == "sources" and "mic" in frame["data"])
+        scribe.write("source.stopped", "mic", reason="asked", desired="stopped")
+        headers = {"Last-Event-ID": last["id"]}
+        with web.client.stream("GET", "/api/audio/live", headers=headers) as response:
+            events = []
+            for frame in frames(response.iter_lines()):
+                events.append(frame.get("event"))
+                if frame.get("event") == "changed" and '"stopped"' in frame["data"]:
+                    break
+        assert "sources" not in events
 
 
 def test_a_frozen_redis_is_not_waited_for_again_and_again(tmp_path: Path, yard: Yard) -> None:

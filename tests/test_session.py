@@ -40,7 +40,7 @@ def test_needs_it():
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.chaos), 2])
 def test_a_skipped_real_part_is_told_and_fails_ci(tmp_path: Path, workers: int) -> None:
     """A part that docs/testing.md does not list stands in the table, and fails the run in CI alone."""
     at_home = session(tmp_path, MISSING, workers=workers, ci=False)
@@ -60,6 +60,7 @@ def test_leaks():
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_process_left_running_fails_the_run_and_is_ended(tmp_path: Path, workers: int) -> None:
     """A process that a test detached and left is named, ended, and fails the run."""
@@ -81,6 +82,7 @@ def test_long():
 """
 
 
+@pytest.mark.chaos
 def test_a_worker_that_ends_early_leaves_the_others_processes_alone(tmp_path: Path) -> None:
     """Only the whole run's end is the time to look for what was left: one worker ends before another."""
     ran = session(tmp_path, SHORT_AND_LONG, workers=2, ci=False)

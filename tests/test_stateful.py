@@ -1,10 +1,12 @@
 """Random commands from several submitters to a running lane of sources, with a pure model beside it.
 
-Model, log, ingest's fold and the projections' fold must agree, whatever the order the server chose.
+Model, log, ingest's fold and the rows that a running projection has in Postgres must agree, whatever
+the order the server chose, and whether owners give the lane up or crash.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -16,13 +18,15 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from ingest.claims import Claims
 from ingest.lane import SourcesLane
 from ingest.ledger import sources_of
-from projections.folds import sources as rows
+from projections.projection import SOURCES as SOURCES_TABLE
+from projections.runner import Runner
 from streams.admission import Task
+from streams.connection import connect
 from streams.durability import Prover
 from streams.handler import Result
 from streams.messages import Answer, Event
@@ -30,15 +34,19 @@ from streams.settings import RedisSection
 from streams.submit import Signed
 from streams.vocabulary import OVERTAKING, CommandResult
 from streams.worker import LaneWorker
-from tests.fix_ingest import Heard
+from tests.fix_ingest import Heard, equipment
+from tests.fix_projections import Yard, folded
 from tests.fix_servers import eventually
-from tests.fix_streams import Hall
+from tests.fix_streams import Hall, Wire
 
-LANE = "node.here"
+LANES = (f"node.here-{number}" for number in itertools.count())
+"""A lane for each history: all their rows are in one database."""
 SOURCES = ("a", "b", "c")
 PATHS = ("one.wav", "two.wav", "missing.wav")
 EXAMPLES = int(os.environ.get("TOCSIN_STATEFUL", "12"))
 """How many random histories are played; more by option."""
+CRASHES = 2
+"""Before all is settled: the third delivery of a command is its last."""
 
 Record = Callable[..., Path]
 
@@ -108,46 +116,82 @@ class Counted(SourcesLane):
         return result
 
 
-class Lane:
-    """A hall whose lane is a node's own, with an owner that a test may have change."""
+class Owner:
+    """One that takes the lane for its own; its connections go by a wire, on which it can be cut off."""
 
-    def __init__(self, redis: RedisSection, folder: Path) -> None:
-        self.hall = Hall(redis, folder)
-        self.hall.keys = self.hall.station.lane(LANE)
-        self.claims, self._stop_claims = (
-            Claims(self.hall.new_link("claims"), self.hall.station),
-            threading.Event(),
-        )
-        self._freeing = threading.Thread(target=self.claims.run, args=(self._stop_claims,))
+    def __init__(self, hall: Hall) -> None:
+        self._wire = Wire(hall.settings.redis)
+        self._claims = Claims(connect(self._wire.redis, "claims"), hall.station)
+        self.handler = Counted(hall.lane, Heard(), self._claims, equipment())
+        settings = msgspec.structs.replace(hall.settings, redis=self._wire.redis)
+        worker = LaneWorker(
+            settings, hall.lane, "here", self.handler, keyring=lambda: hall.keyring,
+            prover=Prover(self._wire.redis),
+        )  # fmt: skip
+        self._stop, self._stop_claims = threading.Event(), threading.Event()
+        self._working = threading.Thread(target=worker.run, args=(self._stop,), name="owner")
+        self._freeing = threading.Thread(target=self._claims.run, args=(self._stop_claims,))
+        self._working.start()
         self._freeing.start()
-        self.handlers: list[Counted] = []
+
+    def leave(self) -> None:
+        """Give the lane up, and end."""
+        self._stop.set()
+        self._working.join(30)
+        self._stop_claims.set()
+        self._freeing.join(10)
+        assert not self._working.is_alive()
+        assert not self._freeing.is_alive()
+        self._wire.close()
+
+    def crash(self) -> None:
+        """Be heard of no more, whatever was under way, the lease in its hands; the rest is for `leave`."""
+        self._wire.cut()
+        self._stop.set()
+
+
+class Lane:
+    """A hall whose lane is a node's own, a projection that follows it, and an owner that may change."""
+
+    def __init__(self, redis: RedisSection, folder: Path, yard: Yard) -> None:
+        self.hall = Hall(redis, folder, lane=next(LANES))
+        self.yard = yard
+        self._owners: list[Owner] = []
+        self._stop = threading.Event()
+        runner = Runner(
+            yard.engine, connect(redis, "projections"), self.hall.lane, self.hall.keys, self._stop
+        )
+        self._projecting = threading.Thread(target=runner.run, name="projections")
+        self._projecting.start()
         self.own()
+
+    @property
+    def owner(self) -> Owner:
+        return self._owners[-1]
 
     def own(self) -> None:
         """Let a new owner take the lane."""
-        hall = self.hall
-        self.handlers.append(Counted(LANE, Heard(), self.claims))
-        self._worker = LaneWorker(
-            hall.settings, LANE, "here", self.handlers[-1], keyring=lambda: hall.keyring,
-            prover=Prover(hall.settings.redis),
-        )  # fmt: skip
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._worker.run, args=(self._stop,), name="owner")
-        self._thread.start()
+        self._owners.append(Owner(self.hall))
 
     def leave(self) -> None:
         """Let the owner give the lane up."""
-        self._stop.set()
-        self._thread.join(30)
-        assert not self._thread.is_alive()
+        self._owners.pop().leave()
+
+    def crash(self) -> None:
+        """Let the owner end without a word, and its lease run out."""
+        self.owner.crash()
+        # As if its time had passed.
+        self.hall.link.call("DEL", self.hall.keys.lease)
 
     def command(self, type: str, source: str, **params: Any) -> Signed:
-        return self.hall.command(type, source, lane=LANE, params=params)
+        return self.hall.command(type, source, params=params)
 
     def close(self) -> None:
-        self.leave()
-        self._stop_claims.set()
-        self._freeing.join(10)
+        for owner in self._owners:
+            owner.leave()
+        self._stop.set()
+        self._projecting.join(10)
+        assert not self._projecting.is_alive()
         self.hall.close()
 
 
@@ -157,10 +201,12 @@ class Random(RuleBasedStateMachine):
     redis: RedisSection
     folder: Callable[[], Path]
     recordings: Path
+    yard: Yard
 
     def __init__(self) -> None:
         super().__init__()
-        self.lane = Lane(self.redis, self.folder())
+        self.lane = Lane(self.redis, self.folder(), self.yard)
+        self.crashes = 0
         # Each submitter is a thread with a link of its own.
         self.pools = [ThreadPoolExecutor(1) for _ in range(3)]
         self.sent: list[tuple[Signed, list[Future[Answer]]]] = []
@@ -208,8 +254,16 @@ class Random(RuleBasedStateMachine):
         self.lane.leave()
         self.lane.own()
 
+    @precondition(lambda self: self.crashes < CRASHES)
+    @rule()
+    def crash_the_owner(self) -> None:
+        self.crashes += 1
+        self.lane.crash()
+        self.lane.own()
+
     @rule()
     def settle(self) -> None:
+        self.crashes = 0
         check(self.lane, [(command, [asked.result(60) for asked in asking]) for command, asking in self.sent])
 
     def teardown(self) -> None:
@@ -222,7 +276,7 @@ class Random(RuleBasedStateMachine):
 
 
 def check(lane: Lane, sent: list[tuple[Signed, list[Answer]]]) -> None:
-    """Everything agrees: answers with the log, the log with the model, both folds with it."""
+    """Everything agrees: answers with the log, the log with the model, ingest's fold and all rows with it."""
     hall = lane.hall
     events = [logged.event for logged in hall.events()]
     results = {e.command: e for e in events if e.type.startswith("command.")}
@@ -242,22 +296,18 @@ def check(lane: Lane, sent: list[tuple[Signed, list[Answer]]]) -> None:
             id: (Path(source.settings.path).name, source.name, source.desired, source.state)
             for id, source in sources_of(logged).items()
         }
-        folded: dict[str, Any] = {}
-        for one in logged:
-            if id := rows.concerns(one.event):
-                folded[id] = rows.fold(folded.get(id), one)
+        rows = lane.yard.all_rows(hall.lane)
         read = {
             id: (Path(row.settings["path"]).name, row.name, row.desired, row.state)
-            for id, row in folded.items()
-            if row is not None
+            for id, row in rows[SOURCES_TABLE.name].items()
         }
         wanted = {
             id: (source.path, source.name, "running" if source.running else "stopped", source.state)
             for id, source in alive.items()
         }
-        return memory == read == wanted
+        return memory == read == wanted and rows == folded(logged)
 
-    eventually(agree, f"model and folds agree: {alive}", 10)
+    eventually(agree, f"model and rows agree: {alive}", 10)
 
 
 def model(results: list[Event]) -> dict[str, Wanted | None]:
@@ -285,11 +335,12 @@ def model(results: list[Event]) -> dict[str, Wanted | None]:
 @pytest.mark.timeout(600)
 def test_random_commands_leave_model_log_and_read_model_in_agreement(
     valkey_server: RedisSection,
+    yard: Yard,
     tmp_path_factory: pytest.TempPathFactory,
     record: Record,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Several submitters at once, and changes of owner: one answer each, in order, as the model says."""
+    """Several submitters at once, owners that leave or crash: one answer each, in order, as modelled."""
     fast(monkeypatch)
     recordings = record(1.0, "one.wav").parent
     record(0.5, "two.wav")
@@ -298,7 +349,7 @@ def test_random_commands_leave_model_log_and_read_model_in_agreement(
         redis = valkey_server
         folder = staticmethod(lambda: tmp_path_factory.mktemp("lane"))
 
-    Here.recordings = recordings
+    Here.recordings, Here.yard = recordings, yard
     run_state_machine_as_test(
         Here,
         settings=settings(
@@ -321,11 +372,11 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_id_ten_times_at_once_is_carried_out_once(
-    valkey_server: RedisSection, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
+    valkey_server: RedisSection, yard: Yard, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten submitters send the same bytes together: one execution, ten equal answers."""
     fast(monkeypatch)
-    lane = Lane(valkey_server, tmp_path)
+    lane = Lane(valkey_server, tmp_path, yard)
     try:
         file = {"kind": "file", "path": str(record(1.0)), "loop": True}
         for command in (
@@ -343,7 +394,7 @@ def test_one_id_ten_times_at_once_is_carried_out_once(
                 answers = [asked.result() for asked in [pool.submit(ask) for _ in range(10)]]
             assert answers == [answers[0]] * 10
             assert answers[0].outcome == "completed"
-            assert lane.handlers[0].carried_out[command.command.id] == 1
+            assert lane.owner.handler.carried_out[command.command.id] == 1
             assert lane.hall.results()[command.command.id] == ["completed"]
     finally:
         lane.close()

@@ -62,7 +62,7 @@ def executed(lane: StationLane, command: Signed) -> Result:
 
 def test_a_retry_that_is_none_is_rejected(bureau: Bureau, obedient: Obedient) -> None:
     """Another type, source, parameters or cause, or no command at all: it is named, nothing is submitted."""
-    lane = StationLane(bureau.settings, Prover(bureau.settings.redis))
+    lane = StationLane(bureau.settings, Prover(bureau.settings.redis), {bureau.key.id: bureau.key})
     was = parked(bureau)
     for changes in ({"type": "source.start"}, {"source": "other"}, {"params": {}}, {"cause": "another"}):
         result = executed(lane, retry(bureau, was, **changes))
@@ -82,7 +82,7 @@ def test_a_retry_delivered_again_submits_nothing_twice(bureau: Bureau, obedient:
     asked = retry(bureau, was)
     for _ in range(2):
         # A fresh handler each time: the first one's process died before its result was written.
-        lane = StationLane(bureau.settings, Prover(bureau.settings.redis))
+        lane = StationLane(bureau.settings, Prover(bureau.settings.redis), {bureau.key.id: bureau.key})
         result = executed(lane, asked)
         assert (result.outcome, result.state) == ("completed", "retried")
         assert [draft.type for draft in result.drafts] == ["parked.retried"]

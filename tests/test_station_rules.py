@@ -14,65 +14,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from control.station import account, folder, ports, replication
+from control.station import account, folder, ports
 from control.station import postgres as pg
 from control.station.account import Account, NoAccount
 from control.station.process import end
-from control.station.redis_set import must_start_cold
-from control.station.replication import Standing
 from streams.names import InvalidName
 from streams.settings import load
 
 NOBODY = 65534
-
-
-def test_who_leads_after_a_cold_start() -> None:
-    """The server whose lane heads are furthest leads; of equals the last primary, else the first."""
-    assert replication.furthest({"a": {"x": 3, "y": 1}, "b": {"x": 3, "y": 2}}) == "b"
-    assert replication.furthest({"a": {}, "b": {}, "c": {}}, "c") == "c"
-    assert replication.furthest({"a": {}, "b": {}}, "gone") == "a"
-    assert replication.furthest({"a": {"x": 9}, "b": {"x": 10}}, "a") == "b"
-
-
-def test_a_lane_that_another_server_has_further_is_named() -> None:
-    """What the chosen server lacks is told, lane by lane."""
-    heads = {"a": {"x": 3, "y": 9}, "b": {"x": 4, "y": 2}, "c": {"z": 1}}
-    assert replication.parted(heads, "a") == {"x": "b", "z": "c"}
-    assert replication.parted({"a": {"x": 3}, "b": {"x": 3}}, "a") == {}
-
-
-@pytest.mark.parametrize(
-    ("said", "named", "priority"),
-    [
-        (Standing("master", None, False, 100), 2, 0),
-        (Standing("master", None, False, 0), 2, None),
-        (Standing("slave", 2, True, 0), 2, 100),
-        (Standing("slave", 2, False, 0), 2, None),
-        (Standing("slave", 2, True, 100), 2, None),
-        (Standing("master", None, False, 0), 1, 100),
-        (Standing("master", None, False, 100), None, None),
-    ],
-)
-def test_who_may_be_promoted(said: Standing, named: int | None, priority: int | None) -> None:
-    """A second primary is hidden until its link to the named one is up; the named one never is."""
-    assert replication.guarded_priority(1, said, named) == priority
-
-
-def test_a_replica_is_not_hidden_because_its_primary_died() -> None:
-    """The incident: the guard hid every replica of a dead primary, and nobody was left to promote."""
-    assert replication.guarded_priority(1, Standing("slave", 2, False, 100), 2) is None
-
-
-def test_when_all_servers_are_started_cold() -> None:
-    """Only when the named primary is gone and nobody can, or after a minute nobody did, take its place."""
-    three = ("redis-1", "redis-2", "redis-3")
-    assert not must_start_cold(three, (), "redis-1", barren=0, unled=0)
-    assert not must_start_cold(three[1:], (), "redis-1", barren=0, unled=30)
-    assert must_start_cold(three[1:], (), "redis-1", barren=0, unled=61)
-    assert not must_start_cold((), (), "redis-1", barren=0.5, unled=0.5)
-    assert must_start_cold((), (), "redis-1", barren=1.5, unled=1.5)
-    assert must_start_cold(three[1:], three[1:], "redis-1", barren=1.5, unled=1.5)
-    assert not must_start_cold(three, three[1:], "redis-1", barren=9, unled=0)
 
 
 def test_settings_are_changed_and_the_operators_own_lines_kept() -> None:
@@ -91,15 +40,17 @@ def test_settings_are_changed_and_the_operators_own_lines_kept() -> None:
 def test_a_folder_is_made_once_and_then_kept(tmp_path: Path) -> None:
     """Secrets and settings are made where they are missing and never again; the id is checked."""
     made = folder.prepare(tmp_path / "deep" / "one", id="north-7")
-    secret, key = made.secret("redis.password"), (made.keys / "operator.json").read_bytes()
+    secret, key = made.secret("redis-reader.password"), (made.keys / "operator.json").read_bytes()
     assert len(secret) >= 32
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
     settings = load(made.settings, {})
-    assert (settings.station.id, settings.redis.password) == ("north-7", secret)
+    assert settings.station.id == "north-7"
+    reader = settings.as_role("reader").redis
+    assert (reader.username, reader.password) == ("north-7-reader", secret)
     assert Path(settings.keys.directory) == made.keys
     folder.prepare(made.path)
     assert load(made.settings, {}).station.id == "north-7"
-    assert (made.secret("redis.password"), (made.keys / "operator.json").read_bytes()) == (secret, key)
+    assert (made.secret("redis-reader.password"), (made.keys / "operator.json").read_bytes()) == (secret, key)
     with pytest.raises(InvalidName):
         folder.prepare(tmp_path / "two", id="Not Valid")
     assert not (tmp_path / "two").exists()

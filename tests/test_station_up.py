@@ -20,6 +20,7 @@ from control.station import instance
 from control.station.folder import SENTINELS, SERVERS, Folder
 from control.station.rooms import ROOMS
 from control.station.up import down
+from streams.access import ROLES
 from streams.settings import load
 from tests.fix_servers import eventually
 from tests.fix_station import ROOT, RUN, STAND_IN, Station, nothing_left
@@ -54,7 +55,11 @@ def test_starts_everything_and_says_where(station: Station) -> None:
 def test_keeps_its_secrets_to_itself(station: Station) -> None:
     """Passwords and keys lie in 0700 folders in 0600 files, and stand on no command line."""
     secrets = list(station.folder.secrets.iterdir())
-    assert {path.name for path in secrets} == {"redis.password", "postgres.password", "web.token"}
+    assert {path.name for path in secrets} == {
+        *(f"redis-{role}.password" for role in ROLES),
+        "postgres.password",
+        "web.token",
+    }
     for path in (*secrets, *station.folder.keys.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -168,6 +173,21 @@ def test_a_primary_that_hung_may_not_be_promoted_until_it_follows(station: Stati
     assert said.role == "slave"
 
 
+def test_a_planned_switch_over_needs_no_more_rights(station: Station) -> None:
+    """`SENTINEL FAILOVER … COORDINATED` works with the Sentinels' own user, and nothing is refused to it."""
+    station.wait_until_whole()
+    old = station.named()
+    station.ask("sentinel-1", "SENTINEL", "FAILOVER", "tocsin", "COORDINATED")
+    eventually(lambda: station.named() not in (None, old), "another primary")
+    station.wait_until_whole()
+    for name in (*SERVERS, *SENTINELS):
+        log = station.ask(name, "ACL", "LOG")
+        assert isinstance(log, list)
+        refused = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in log]
+        servers_own = ("station-sentinel", "station-replica")
+        assert [one for one in refused if one["username"] in servers_own] == []
+
+
 def test_all_redis_servers_killed_at_once_come_back_with_their_data(station: Station) -> None:
     """With no server left to promote, the one whose lanes are furthest is started first, as primary."""
     station.wait_until_whole()
@@ -220,6 +240,37 @@ def test_goes_on_from_its_data(station_in: MakeStation, tmp_path: Path) -> None:
     assert one.ask(one.named() or "", "HGET", "tocsin:station:{p1}:head", "seq") == "5"
 
 
+def test_at_a_start_the_furthest_leads_though_another_led_last(
+    station_in: MakeStation, tmp_path: Path
+) -> None:
+    """The last primary's disk has less than its replicas': another leads, and what they have stays."""
+    station = station_in(tmp_path / "station")
+    station.start()
+    last, head = station.named(), "tocsin:station:{p0}:head"
+    assert last is not None
+
+    def on_disk() -> int:
+        """How long its log of writes is once all is written."""
+        eventually(
+            lambda: "aof_pending_bio_fsync:0" in str(station.ask(last, "INFO", "persistence")), "on disk"
+        )
+        return aof.stat().st_size
+
+    (aof,) = (station.folder.server(last) / "appendonlydir").glob("*.incr.aof")
+    station.ask(last, "HSET", head, "seq", 11)
+    short = on_disk()
+    station.ask(last, "HSET", head, "seq", 12)
+    for name in SERVERS:
+        eventually(lambda name=name: station.ask(name, "HGET", head, "seq") == "12", f"{name} has it")  # type: ignore[misc]
+    on_disk()
+    assert station.stop() == 0
+    os.truncate(aof, short)
+    station.start()
+    station.wait_until_whole()
+    assert station.named() != last
+    assert [station.ask(name, "HGET", head, "seq") for name in SERVERS] == ["12"] * 3
+
+
 def test_two_stations_run_side_by_side(station_in: MakeStation, tmp_path: Path) -> None:
     """Stations in two folders share nothing; one goes and the other stays."""
     one, two = station_in(tmp_path / "one"), station_in(tmp_path / "two")
@@ -228,7 +279,7 @@ def test_two_stations_run_side_by_side(station_in: MakeStation, tmp_path: Path) 
     one.wait_until_ready()
     two.wait_until_ready()
     assert not set(one.ports()) & set(two.ports())
-    assert one.folder.secret("redis.password") != two.folder.secret("redis.password")
+    assert one.folder.secret("redis-admin.password") != two.folder.secret("redis-admin.password")
     assert down(one.folder.path)
     assert two.is_whole()
 

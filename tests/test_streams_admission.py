@@ -124,6 +124,16 @@ def test_an_expired_command_is_expired() -> None:
     assert (refused.outcome, refused.reason) == ("expired", "expired")
 
 
+@pytest.mark.parametrize("deliveries", [2, 3])
+def test_a_late_command_that_was_delivered_before_is_interrupted(deliveries: int) -> None:
+    """It may have been tried; nobody can tell. In time it is tried again."""
+    given = delivery(command(), deliveries=deliveries)
+    assert isinstance(judged(given), Task)
+    refused = refusal(given, NOW + timedelta(seconds=60))
+    assert (refused.outcome, refused.reason, refused.field) == ("failed", "interrupted", "expires_at")
+    assert refused.attributed
+
+
 def test_the_fourth_delivery_is_parked() -> None:
     """Three deliveries without a result are enough; the fourth is not tried."""
     assert isinstance(judged(delivery(command(), deliveries=3)), Task)

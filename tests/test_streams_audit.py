@@ -153,3 +153,67 @@ def test_an_event_nested_too_deeply_is_a_fault() -> None:
     """What no decoder can read is named like any other bad event."""
     raw = event(1, GENESIS, 1)[0].replace(b'{"note":1}', b'{"note":' + b"[" * 9999 + b"]" * 9999 + b"}")
     assert fault_at(verify("p0", [entry(raw)])) == 1
+
+
+def test_an_event_that_is_no_utf8_is_a_fault() -> None:
+    """A name of a field that is no text is named like any other bad event."""
+    raw = event(1, GENESIS, 1)[0].replace(b'"note"', b'"n\xffte"')
+    assert fault_at(verify("p0", [entry(raw)])) == 1
+
+
+@given(logs(least=3), st.data())
+def test_a_range_begins_from_what_its_first_event_states(log: list[Entry], data: st.DataObject) -> None:
+    """A part of a sound log is sound, joined to the hash before it where that is known; a gap is found."""
+    first = data.draw(st.integers(1, len(log) - 1))
+    last = data.draw(st.integers(first, len(log)))
+    before = Position(first, log[first - 1][1].decode())
+    for after in (before, Position(first, "")):
+        verdict = verify("p0", log[first:last], after=after)
+        assert verdict.fault is None
+        assert (verdict.events, verdict.seq) == (last - first, last)
+        if last - first > 1:
+            assert fault_at(verify("p0", log[first + 1 : last], after=after)) == first + 1
+    if last > first:
+        assert fault_at(verify("p0", log[first:last], after=Position(first, "0" * 64))) == first + 1
+        assert fault_at(verify("p0", log[first:last], Position(last + 1, ""), after=before)) == last + 1
+
+
+@given(logs(), st.data())
+def test_hashes_are_handed_out_where_they_are_asked_for(log: list[Entry], data: st.DataObject) -> None:
+    """Each event that was asked for by seq and stands in the log is told with its hash, no other."""
+    asked = data.draw(st.sets(st.integers(1, 12)))
+    marks = verify("p0", log, marks=asked).marks
+    assert marks == {seq: log[seq - 1][1].decode() for seq in asked if seq <= len(log)}
+
+
+def by_a_set(commands: list[str | None]) -> int | None:
+    """The seq of the first second result, found with all ids in memory."""
+    seen: set[str] = set()
+    for seq, command in enumerate(commands, 1):
+        if command in seen:
+            return seq
+        seen |= {command} - {None}  # type: ignore[arg-type]
+    return None
+
+
+@given(st.lists(st.none() | st.sampled_from("abcdefgh"), max_size=20), st.integers(1, 5), st.data())
+def test_second_results_are_found_whatever_is_held(
+    commands: list[str | None], limit: int, data: st.DataObject
+) -> None:
+    """Results beyond those held in memory count as much; the first bad event is named, of either kind."""
+    log: list[Entry] = []
+    prevs = [GENESIS]
+    for seq, command in enumerate(commands, 1):
+        log.append(event(seq, prevs[-1], 1, command=command))
+        prevs.append(log[-1][1].decode())
+    second = by_a_set(commands)
+    verdict = verify("p0", log, limit=limit)
+    assert fault_at(verdict) == second
+    before = len(log) if second is None else second - 1
+    assert (verdict.events, verdict.seq, verdict.hash) == (before, before, prevs[before])
+    if log:
+        at = data.draw(st.integers(1, len(log)))
+        log[at - 1] = log[at - 1][0], b"0" * 64
+        broken = verify("p0", log, limit=limit)
+        assert fault_at(broken) == min(at, second or at)
+        assert ("second result" in str(broken.fault)) == (second is not None and second < at)

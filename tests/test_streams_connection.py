@@ -87,7 +87,7 @@ def test_a_server_that_is_not_there_got_nothing() -> None:
 
 def test_without_a_server_configured_that_is_said() -> None:
     """Settings that name no server are told as such."""
-    with pytest.raises(Unreachable, match=r"redis\.url or redis\.sentinels"):
+    with pytest.raises(Unreachable, match=r"redis\.url, \.sentinels or \.cluster"):
         connect(RedisSection(), "test").call("PING")
 
 

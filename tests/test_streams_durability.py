@@ -19,7 +19,7 @@ from streams.messages import Durability
 from streams.settings import RedisSection
 from streams.submit import InDoubt, Signed
 from streams.tail import Tail
-from tests.fix_servers import Trio, eventually
+from tests.fix_servers import Trio, eventually, needs_waitaof
 from tests.fix_streams import DONE, Hall, Scripted, working
 
 MARK = ("HINCRBY", "tocsin:t:meta", "marks", 1)
@@ -124,7 +124,7 @@ def test_memory_does_not_wait(trio: Trio, trio_hall: Hall) -> None:
         assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize("level", ["replica", "disk"])
+@pytest.mark.parametrize("level", ["replica", pytest.param("disk", marks=needs_waitaof)])
 def test_a_command_gets_the_durability_it_asks_for_at_a_station_of_memory(
     trio: Trio, trio_hall: Hall, level: Durability
 ) -> None:
@@ -153,6 +153,7 @@ def test_a_command_gets_the_durability_it_asks_for_at_a_station_of_memory(
         assert waiting.result(20).outcome == "completed"
 
 
+@needs_waitaof
 def test_disk_means_on_every_disk(trio: Trio, trio_hall: Hall) -> None:
     """With the answer there, command and result stand in the append-only files of all three servers."""
     with working(trio_hall, Scripted()):
@@ -166,6 +167,7 @@ def test_disk_means_on_every_disk(trio: Trio, trio_hall: Hall) -> None:
             assert b"command.completed" in written
 
 
+@needs_waitaof
 def test_disk_without_replicas_waits_for_the_local_disk(valkey_server: RedisSection) -> None:
     """A single server, too, has the write in its file before it counts."""
     prover = Prover(valkey_server)
@@ -218,6 +220,26 @@ def test_execution_begins_only_when_the_command_is_durable(trio: Trio, trio_hall
         assert handler.executed == []
         trio.resume(paused)
         assert trio_hall.submitter().submit(command, timeout=20).outcome == "completed"
+
+
+def test_a_command_whose_durability_was_in_doubt_is_not_forgotten(
+    trio: Trio, trio_hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner gave up waiting before its turn, and found the lane untouched: it executes it all the same.
+
+    The incident: the command counted as being executed, and got no answer as long as its owner lived.
+    """
+    monkeypatch.setattr("streams.worker.PATIENCE", 0.5)
+    handler = Scripted()
+    with working(trio_hall, handler) as worker:
+        submitter = trio_hall.submitter()
+        trio.pause(paused := trio.replicas()[0])
+        with pytest.raises(InDoubt):
+            submitter.accept(command := trio_hall.command(), timeout=0.5)
+        eventually(lambda: not worker.owned.is_set(), "the owner gave up waiting")
+        assert handler.executed == []
+        trio.resume(paused)
+        assert submitter.submit(command, timeout=10).outcome == "completed"
 
 
 def test_execution_waits_for_what_its_command_asks_for_at_a_station_of_memory(

@@ -7,6 +7,7 @@ from redis.exceptions import ResponseError
 
 from streams.durability import replication_id
 from streams.messages import GENESIS, digest
+from tests.fix_servers import eventually
 from tests.fix_streams import Functions, Hall, chain
 
 DAY = 86_400_000
@@ -51,12 +52,17 @@ def test_submit_of_the_same_bytes_adds_nothing(hall: Hall, functions: Functions)
 def test_submit_of_a_known_id_writes_so_that_a_wait_proves_something(
     hall: Hall, functions: Functions
 ) -> None:
-    """Answers to a duplicate, a conflict and a failed if_sequence move the replication offset (DESIGN 1b)."""
+    """Answers to a duplicate, a conflict and a failed if_sequence are written down too (DESIGN 1b)."""
     functions.submit("id-1", b"{}")
 
-    def offset() -> int:
-        info = hall.link.call("INFO", "replication").decode()
-        return int(info.split("master_repl_offset:")[1].split("\r")[0])
+    def told(field: str) -> int:
+        return int(hall.link.call("INFO", "persistence").decode().split(f"{field}:")[1].split("\r")[0])
+
+    def written() -> int:
+        # What goes to the file goes to replicas; Redis 7.0 counts an offset only where there are some.
+        # While the disk is slow the server keeps it in memory for up to two seconds.
+        eventually(lambda: told("aof_buffer_length") == 0, "all is in the file")
+        return told("aof_current_size")
 
     for call in (
         lambda: functions.submit("id-1", b"{}"),
@@ -65,9 +71,9 @@ def test_submit_of_a_known_id_writes_so_that_a_wait_proves_something(
         lambda: functions.submit("id-2", b"{}", source="never seen", expected=7),
     ):
         functions.submit("warm-up", b"{}")
-        before = offset()
+        before = written()
         call()
-        assert offset() > before
+        assert written() > before
 
 
 def test_submit_of_other_bytes_is_a_conflict(hall: Hall, functions: Functions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -119,9 +120,9 @@ def test_a_settled_command_gets_its_answer_and_its_reply(owner: Owner) -> None:
     assert owner.log.unwritten() == set()
     link = owner.hall.link
     ((_, fields),) = link.call("XRANGE", owner.hall.station.replies("me"), "-", "+")
-    answer = msgspec.json.decode(fields[3], type=Answer)
-    assert (fields[1], answer.id, answer.seq) == (b"id-1", "id-1", 2)
-    assert owner.functions.submit("id-1")[1].split(b" ", 3)[3] == fields[3]
+    answer = msgspec.json.decode(fields[1], type=Answer)
+    assert (fields[0], answer.id, answer.seq) == (b"a", "id-1", 2)
+    assert owner.functions.submit("id-1")[1].split(b" ", 3)[3] == fields[1]
 
 
 def test_a_result_that_is_not_needed_hinders_no_other(owner: Owner) -> None:
@@ -251,3 +252,31 @@ def test_the_highest_durability_holds_for_all() -> None:
     assert highest(["memory"]) == "memory"
     assert highest(["memory", "replica", "memory"]) == "replica"
     assert highest(["disk", "replica"]) == "disk"
+
+
+def test_a_flush_ends_while_others_go_on_posting(owner: Owner) -> None:
+    """Whoever flushes writes what was posted before, and is not kept by what is posted meanwhile.
+
+    The lane's own thread was: it came back to its lease too late.
+    """
+    posted, stop = threading.Event(), threading.Event()
+
+    def post() -> None:
+        until = time.monotonic() + 30
+        while not stop.is_set() and time.monotonic() < until:
+            for _ in range(200):  # far more than is written meanwhile
+                owner.log.post(note("meanwhile"))
+            posted.set()
+            time.sleep(0.002)  # or the interpreter leaves the one that flushes no turn
+
+    poster = threading.Thread(target=post)
+    poster.start()
+    try:
+        posted.wait(10)
+        owner.log.flush()
+        assert poster.is_alive()
+    finally:
+        stop.set()
+        poster.join(20)
+    owner.log.flush()
+    assert not owner.log.behind

@@ -33,6 +33,8 @@ def test_keys_are_those_of_the_contract() -> None:
         "id_expiry": "tocsin:north:{p3}:ids:expiry",
         "sequence": "tocsin:north:{p3}:sequence",
         "parked": "tocsin:north:{p3}:parked",
+        "state": "tocsin:north:{p3}:state",
+        "archived": "tocsin:north:{p3}:archived",
         "telemetry": "tocsin:north:{p3}:telemetry",
     }
 

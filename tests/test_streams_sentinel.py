@@ -24,7 +24,7 @@ def opinion(address: Address, epoch: int = 1, *flags: str) -> Opinion:
 def test_the_newest_epoch_among_a_majority_is_believed() -> None:
     """A Sentinel that was cut off tells of the past: the highest config-epoch wins."""
     assert chosen([opinion(OLD), opinion(NEW, 2)], THREE) == NEW
-    assert chosen([opinion(NEW, 2), opinion(OLD), opinion(OLD)], THREE) == NEW
+    assert chosen([opinion(NEW, 2), opinion(OLD), opinion(OLD, 1, "s_down")], THREE) == NEW
 
 
 @pytest.mark.parametrize("opinions", [[], [opinion(NEW, 9)]])

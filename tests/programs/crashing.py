@@ -1,4 +1,6 @@
-"""A process that owns a lane and kills itself at every command for the source `poison`, unless it was mended.
+"""A process that owns a lane and kills itself at every start of the source `poison`, unless it was mended.
+
+Commands for the source `slow` take a while.
 
 `python -m tests.programs.crashing FOLDER LANE`; the variable TOCSIN_TEST_MENDED mends it.
 """
@@ -9,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +28,9 @@ from streams.signing import load_keyring
 class Crashing:
     """A handler that does what it is told by saying so, or ends its process."""
 
-    def restore(self, events: Iterator[Logged]) -> None:
+    summary = None
+
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
         for _ in events:
             pass
 
@@ -36,7 +41,11 @@ class Crashing:
         return None
 
     def execute(self, task: Task) -> Result:
-        if task.command.source == "poison" and "TOCSIN_TEST_MENDED" not in os.environ:
+        command = task.command
+        if command.source == "slow":
+            time.sleep(0.5)
+        starts_poison = (command.source, command.type) == ("poison", "source.start")
+        if starts_poison and "TOCSIN_TEST_MENDED" not in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         return Result(outcome="completed", state="running")
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-import ingest.capture
+import ingest.inputs
 from ingest.file_source import FileSource
 from ingest.service import serve
 from streams.logs import configure
@@ -25,7 +25,7 @@ class Gated(FileSource):
 
 
 if __name__ == "__main__":
-    ingest.capture.FileSource = Gated  # type: ignore[misc]
+    ingest.inputs.FileSource = Gated  # type: ignore[misc]
     settings = load(Path(sys.argv[1]) / "station.toml")
     configure(settings.log)
     serve(settings)

@@ -25,10 +25,12 @@ from streams.worker import LaneWorker
 class Teller:
     """A handler that prints the id of what it executes."""
 
+    summary = None
+
     def __init__(self, slow: str) -> None:
         self._slow = slow
 
-    def restore(self, events: Iterator[Logged]) -> None:
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
         for _ in events:
             pass
 

@@ -1,8 +1,9 @@
-"""Record a lane's log from a real run: `python -m tests.programs.record_history NAME` writes two files.
+"""Record a lane's log from a real run: `python -m tests.programs.record_history LIFE [NAME]`, two files.
 
 `tests/histories/schema-N/NAME.jsonl` has an event's bytes (as text) and hash per line, as they stood in
 Redis; `NAME.expected.json` has what the folds of today make of them. A history that is committed stays as it
 is: new versions of the code must read it. Record another, under another name, where there is more to tell.
+`LIFE` is what is played: `sources`, or `accidents` (a failover that takes events, a fork, a command parked).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,18 @@ import soundfile
 
 from ingest.claims import Claims
 from ingest.lane import SourcesLane
+from streams.connection import Unreachable
 from streams.drafts import Draft
 from streams.durability import Prover
-from streams.messages import SCHEMA, Level, now
+from streams.history import Archive, Entry
+from streams.messages import SCHEMA, Level, digest, now
 from streams.replay import stored
 from streams.submit import Signed
+from streams.tail import Position
 from streams.worker import LaneWorker
+from tests.fix_ingest import equipment
 from tests.fix_servers import eventually, running_valkey
-from tests.fix_streams import Hall
+from tests.fix_streams import Hall, insist
 from tests.test_histories import FOLDER, LANE, folds, read
 
 RATE = 8000
@@ -44,12 +50,12 @@ class Nowhere:
 class Run:
     """A lane of sources at work."""
 
-    def __init__(self, hall: Hall, claims: Claims) -> None:
+    def __init__(self, hall: Hall, claims: Claims, archive: Archive | None = None) -> None:
         self.hall = hall
-        self.handler = SourcesLane(LANE, Nowhere(), claims)
+        self.handler = SourcesLane(LANE, Nowhere(), claims, equipment())
         self.worker = LaneWorker(
             hall.settings, LANE, "here", self.handler, keyring=lambda: hall.keyring,
-            prover=Prover(hall.settings.redis),
+            prover=Prover(hall.settings.redis), archive=archive,
         )  # fmt: skip
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.worker.run, args=(self._stop,))
@@ -59,6 +65,64 @@ class Run:
     def end(self) -> None:
         self._stop.set()
         self._thread.join(30)
+
+
+class Otherwise:
+    """An archive of another branch of the lane than the one that stands."""
+
+    def __init__(self, after: int) -> None:
+        self._head = Position(after + 3, digest(b"another branch"))
+
+    def head(self, lane: str) -> Position:
+        return self._head
+
+    def after(self, lane: str, seq: int, upto: int | None = None) -> Iterator[Entry]:
+        return iter(())
+
+    def before(self, lane: str, seq: int | None) -> Iterator[Entry]:
+        return iter(())
+
+    def hash_at(self, lane: str, seq: int) -> str:
+        return digest(b"another branch")
+
+
+def record_accidents(folder: Path) -> list[tuple[bytes, bytes]]:
+    """A failover takes events and the owner puts them back; a command is parked; the archive has a fork."""
+    with running_valkey(folder / "valkey") as redis:
+        hall = Hall(redis, folder)
+        hall.keys = hall.station.lane(LANE)
+        claims = Claims(hall.new_link("claims"), hall.station)
+
+        def do(type: str, source: str, **params: Any) -> str:
+            return insist(hall.submitter(), hall.command(type, source, lane=LANE, params=params)).outcome
+
+        def logged() -> set[str]:
+            try:
+                return {one.event.type for one in hall.events()}
+            except Unreachable:
+                return set()
+
+        file = {"kind": "file", "path": str(folder / "none.wav")}
+        run = Run(hall, claims)
+        do("source.add", "noaa", settings=file, name="NOAA")
+        own = [*hall.link.call("KEYS", f"{hall.keys.prefix}*")]
+        dump = {key: hall.link.call("DUMP", key) for key in own}
+        do("source.add", "second", settings=file, name="")
+        do("source.polish", "noaa")
+        gone = [("DEL", key) for key in hall.link.call("KEYS", f"{hall.keys.prefix}*")]
+        back = [("RESTORE", key, 0, value) for key, value in dump.items()]
+        hall.link.batch([("MULTI",), *gone, *back, ("DEL", hall.keys.lease), ("EXEC",)])
+        hall.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        eventually(lambda: "log.restored" in logged(), "the events put back")
+        do("source.start", "second")
+        run.end()
+        run = Run(hall, claims, Otherwise(len(hall.events())))
+        eventually(lambda: "log.forked" in logged(), "the fork told")
+        do("source.remove", "second")
+        run.end()
+        entries = list(stored(hall.link, hall.keys))
+        hall.close()
+    return entries
 
 
 def record(folder: Path) -> list[tuple[bytes, bytes]]:
@@ -129,7 +193,13 @@ def record(folder: Path) -> list[tuple[bytes, bytes]]:
     return entries
 
 
-def main(name: str) -> None:
+LIVES: dict[str, Callable[[Path], list[tuple[bytes, bytes]]]] = {
+    "sources": record,
+    "accidents": record_accidents,
+}
+
+
+def main(life: str, name: str) -> None:
     """Record one history."""
     place = FOLDER / f"schema-{SCHEMA}"
     place.mkdir(parents=True, exist_ok=True)
@@ -137,7 +207,7 @@ def main(name: str) -> None:
     if path.exists():
         raise SystemExit(f"{path} is recorded already, and stays as it is")
     with tempfile.TemporaryDirectory(prefix="history-") as folder:
-        entries = record(Path(folder))
+        entries = LIVES[life](Path(folder))
     lines = [msgspec.json.encode({"event": raw.decode(), "hash": stated.decode()}) for raw, stated in entries]
     path.write_bytes(b"\n".join(lines) + b"\n")
     expected = msgspec.json.format(msgspec.json.encode(folds(read(path)), order="sorted"), indent=1)
@@ -146,4 +216,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[-1])

@@ -1,7 +1,8 @@
-"""A process that owns lane p0, or folds it, and kills itself at a step; its settings come as a line of JSON.
+"""A process that owns lane p0, folds or archives it, and ends at a step; its settings come as a line of JSON.
 
-`python -m tests.programs.stepwise worker|projections`. The variable TOCSIN_TEST_DIE_AT names the step
-and at which passing of it the process gets its SIGKILL ("appended:2").
+`python -m tests.programs.stepwise worker|projections|archive`. The variable TOCSIN_TEST_DIE_AT names the
+step and at which passing of it the process gets its SIGKILL ("appended:2"); TOCSIN_TEST_STOP_AT the same
+of a SIGSTOP.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from streams import lease, steps, worker
+from projections.archive_reader import ArchiveReader
+from streams import healing, lease, steps, worker
 from streams.admission import Task
 from streams.connection import connect
 from streams.drafts import Draft, Post
@@ -35,7 +37,9 @@ LENGTH = float(os.environ.get("TOCSIN_TEST_LEASE", "1"))
 class Counting:
     """A handler whose every command logs one fact, with its sequence, beside its result."""
 
-    def restore(self, events: Iterator[Logged]) -> None:
+    summary = None
+
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
         for _ in events:
             pass
 
@@ -58,14 +62,14 @@ class Counting:
         print("end", flush=True)
 
 
-def dying(at: str) -> Callable[[str], None]:
-    """A watch that kills this process when the step is passed for the n-th time ("name:n")."""
+def signalled(number: int, at: str) -> Callable[[str], None]:
+    """A watch that sends this process the signal when the step is passed for the n-th time ("name:n")."""
     name, _, n = at.rpartition(":")
     passed = itertools.count(1)
 
     def watch(step: str) -> None:
         if step == name and next(passed) == int(n):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return watch
 
@@ -73,6 +77,7 @@ def dying(at: str) -> Callable[[str], None]:
 def own(settings: Settings) -> None:
     """Own the lane for ever."""
     lease.LENGTH, worker.RENEW, worker.IDLE = LENGTH, LENGTH / 4, LENGTH / 10
+    healing.BATCH = 5
     worker.LaneWorker(
         settings,
         LANE,
@@ -80,6 +85,7 @@ def own(settings: Settings) -> None:
         Counting(),
         keyring=lambda: load_keyring(Path(settings.keys.directory)),
         prover=Prover(settings.redis),
+        archive=ArchiveReader(settings.postgres) if settings.postgres.url else None,
     ).run(threading.Event())
 
 
@@ -94,9 +100,23 @@ def fold(settings: Settings) -> None:
     runner.Runner(engine, connect(settings.redis, "fold"), LANE, keys, threading.Event()).run()
 
 
+def archive(settings: Settings) -> None:
+    """Archive the lane for ever."""
+    from projections import runner
+    from projections.archive import Archiver
+    from projections.database import open_engine
+
+    runner.BATCH = 5
+    engine = open_engine(settings.postgres, name="test", connections=2)
+    keys = StationKeys(settings.station.id).lane(LANE)
+    Archiver(engine, connect(settings.redis, "archive"), LANE, keys, threading.Event()).run()
+
+
+ROLES = {"worker": own, "projections": fold, "archive": archive}
+
 if __name__ == "__main__":
     if at := os.environ.get("TOCSIN_TEST_DIE_AT"):
-        steps.watch = dying(at)
-    {"worker": own, "projections": fold}[sys.argv[1]](
-        msgspec.json.decode(sys.stdin.readline(), type=Settings)
-    )
+        steps.watch = signalled(signal.SIGKILL, at)
+    if at := os.environ.get("TOCSIN_TEST_STOP_AT"):
+        steps.watch = signalled(signal.SIGSTOP, at)
+    ROLES[sys.argv[1]](msgspec.json.decode(sys.stdin.readline(), type=Settings))

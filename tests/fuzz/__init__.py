@@ -1,0 +1,1 @@
+"""`make fuzz`: inputs by atheris, guided by coverage, for what decodes anything that comes from outside."""
