@@ -1,12 +1,16 @@
-"""`python -m bench roundtrip|log …`; without a name, both."""
+"""`python -m bench roundtrip|log|archive|projections|replay|dashboard|same|ingest …`; without a name, all."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
 
-NAMES = ("roundtrip", "log")
+# Before numpy is there, as in the ingest process: see control/composition.py.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+NAMES = ("roundtrip", "log", "archive", "projections", "replay", "dashboard", "same", "ingest")
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ CLIENT = next(one for one in CONTESTANTS if one.name == "tocsin-memory-hmac")
 SOURCES = (1, 10, 100, 1_000, 5_000)
 LANES = (1, 4, 16, 64)
 IN_FLIGHT = 64
+PER_LANE = 16
+"""Commands in flight for each lane, where the lanes grow: what a lane has to do is to be the same."""
 
 Curve = dict[str, dict[str, float]]
 """Size → what a command costs there."""
@@ -44,7 +46,7 @@ def measure(folder: Folder, lengths: Sequence[int], rounds: int, seconds: float)
         for count in LANES:
             lanes = [f"lane-{index}" for index in range(count)]
             with worker(folder, lanes), _client(_stage(folder, lanes, 64)) as client:
-                found.setdefault(count, []).append(_turn(client, seconds))
+                found.setdefault(count, []).append(_turn(client, seconds, PER_LANE * count))
     link = connect(load(folder.settings, {}).redis, "bench-growth")
     for lane in [*by_length.values(), *(f"lane-{index}" for index in range(max(LANES)))]:
         sound(link, StationKeys("station").lane(lane), lane)
@@ -68,9 +70,9 @@ def _client(stage: Stage) -> Iterator[Running]:
             client.close()
 
 
-def _turn(client: Running, seconds: float) -> dict[str, float]:
+def _turn(client: Running, seconds: float, in_flight: int = IN_FLIGHT) -> dict[str, float]:
     micros = client.latency(seconds)["micros"]
-    many = client.throughput(seconds, IN_FLIGHT)
+    many = client.throughput(seconds, in_flight)
     return {"p50_ms": statistics.median(micros) / 1000, "micros": many["seconds"] / many["count"] * 1e6}
 
 

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from streams.audit import verify
+import msgspec
+
+from streams.audit import head_of, verify
 from streams.connection import Link
 from streams.drafts import Draft
 from streams.durability import Prover, replication_id
 from streams.lease import Lease, acquire
 from streams.log import BATCH, LaneLog
-from streams.messages import GENESIS, SCHEMA, Durability, Event, canonical, digest, new_command, now
+from streams.messages import (
+    DEFAULT_VALIDITY,
+    GENESIS,
+    SCHEMA,
+    Durability,
+    Event,
+    canonical,
+    digest,
+    new_command,
+    now,
+)
 from streams.names import LaneKeys, StationKeys
 from streams.replay import stored
 from streams.settings import Settings
 
+_COMMAND = new_command(
+    station="station", lane="p0", source="bench-0", type="source.update", params={}, key="bench-hmac"
+)
+_LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 REQUEST = canonical(
-    new_command(
-        station="station", lane="p0", source="bench-0", type="source.update", params={}, key="bench-hmac"
-    )
+    msgspec.structs.replace(_COMMAND, issued_at=_LONG_AGO, expires_at=_LONG_AGO + DEFAULT_VALIDITY)
 ).decode()
+"""A command whose validity is over: nothing has to remember its id."""
 
 
 class Wrong(Exception):
@@ -28,7 +44,8 @@ class Wrong(Exception):
 
 def sound(link: Link, keys: LaneKeys, lane: str) -> int:
     """How many events the lane's log holds; raises Wrong where it does not verify."""
-    verdict = verify(lane, stored(link, keys))
+    head = head_of(link, keys)
+    verdict = verify(lane, stored(link, keys), head)
     if verdict.fault:
         raise Wrong(f"lane {lane}: event {verdict.fault.seq}: {verdict.fault.problem}")
     return verdict.events

@@ -27,7 +27,7 @@ from bench.chart import chart
 from bench.ledger import Wrong, batches, drafts, fill, open_log, sound
 from bench.report import circumstances, document, write
 from bench.stage import servers
-from streams.audit import verify
+from streams.audit import head_of, verify
 from streams.connection import Link, connect
 from streams.library import load_library
 from streams.log import BATCH
@@ -106,10 +106,12 @@ def peak_memory(settings: Path, lane: str) -> dict[str, float]:
 
 def verify_here(settings: Path, lane: str) -> None:
     """The body of that process."""
-    found = load(settings, {})
+    found = load(settings, {}).as_role("reader")
     link = connect(found.redis, "bench-verify")
     started = time.perf_counter()
-    verdict = verify(lane, stored(link, StationKeys(found.station.id).lane(lane)))
+    keys = StationKeys(found.station.id).lane(lane)
+    head = head_of(link, keys)
+    verdict = verify(lane, stored(link, keys), head)
     seconds = time.perf_counter() - started
     if verdict.fault:
         raise Wrong(verdict.fault.problem)

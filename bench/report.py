@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from streams.connection import Link
 
@@ -19,11 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
-def circumstances(link: Link) -> dict[str, Any]:
+def circumstances(link: Link | None = None) -> dict[str, Any]:
     """When, of which commit, with which versions and on what these figures were measured."""
-    server = link.call("INFO", "server").decode()
-    fields = dict(line.split(":", 1) for line in server.splitlines() if ":" in line)
-    name = "valkey" if "valkey_version" in fields else "redis"
+    names = ("redis", "hiredis", "msgspec", "cryptography") if link else ("numpy", "soundfile", "av")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -31,10 +31,18 @@ def circumstances(link: Link) -> dict[str, Any]:
         "processor": _processor(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "server": f"{name} {fields.get('valkey_version', fields['redis_version'])}",
-        "versions": {name: version(name) for name in ("redis", "hiredis", "msgspec", "cryptography")},
+        "server": _server(link) if link else f"numpy {version('numpy')}",
+        "versions": {name: version(name) for name in names},
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def tell_only_errors() -> None:
+    """Keep what the station logs out of a measurement's own lines; errors go to standard error."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("error"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def write(name: str, result: dict[str, Any], *, reference: bool = False) -> Path:
@@ -52,10 +60,10 @@ def document(
 ) -> None:
     """Put a table into docs/performance.md, between the comments that carry `name`."""
     told = result["circumstances"]
+    turns = "one run" if result["rounds"] == 1 else f"medians of {result['rounds']} rounds"
     lines = [
         f"{told['date'][:10]}, commit {told['commit']}, {told['server']}, Python {told['python']}, "
-        f"{told['cpus']} CPUs ({told['processor']}), load before the run {told['load_before']}; "
-        f"medians of {result['rounds']} rounds.",
+        f"{told['cpus']} CPUs ({told['processor']}), load before the run {told['load_before']}; {turns}.",
         "",
         f"| {' | '.join(headings)} |",
         f"|---|{'--:|' * (len(headings) - 1)}",
@@ -66,6 +74,13 @@ def document(
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     PAGE.write_text(before + begin + "\n".join(lines) + "\n" + end + after, "utf-8")
+
+
+def _server(link: Link) -> str:
+    server = link.call("INFO", "server").decode()
+    fields = dict(line.split(":", 1) for line in server.splitlines() if ":" in line)
+    name = "valkey" if "valkey_version" in fields else "redis"
+    return f"{name} {fields.get('valkey_version', fields['redis_version'])}"
 
 
 def _commit() -> str:

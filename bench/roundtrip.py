@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.contestants import BASELINE, CONTESTANTS, Contestant, Failed, Running
 from bench.report import circumstances, document, write
 from bench.stage import Stage, bare, whole
-from streams.audit import verify
+from streams.audit import head_of, verify
 from streams.messages import decode_event
 from streams.replay import stored
 
@@ -100,7 +100,9 @@ def audit(stage: Stage, before: dict[str, int], confirmed: int) -> list[str]:
     results: Counter[str] = Counter()
     for lane, seq in before.items():
         keys = stage.keys.lane(lane)
-        verdict = verify(lane, stored(link, keys))
+        # Asked for first, so that what is cut off at the end is missed.
+        head = head_of(link, keys)
+        verdict = verify(lane, stored(link, keys), head)
         if verdict.fault:
             faults.append(f"lane {lane}: event {verdict.fault.seq}: {verdict.fault.problem}")
         for raw, _ in stored(link, keys, after=seq):

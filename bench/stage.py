@@ -55,7 +55,7 @@ class Stage:
         address = link.address
         link.close()
         assert address is not None
-        return f"redis://:{self.settings.redis.password}@{address.host}:{address.port}/{database}"
+        return f"redis://{self.settings.redis.username}:{self.settings.redis.password}@{address.host}:{address.port}/{database}"
 
     def cpu_seconds(self) -> float:
         """CPU time used so far by the station's processes and their children."""
@@ -112,7 +112,7 @@ def whole(path: Path) -> Iterator[Stage]:
 def servers(path: Path, *, lanes: int = 1, replicas: int = 2) -> Iterator[tuple[Folder, tuple[int, ...]]]:
     """A primary with replicas, configured as the station's are; yields the folder and the pids."""
     folder = _prepared(path)
-    password = folder.secret("redis.password")
+    password = folder.secret("redis-admin.password")
     with ExitStack() as stack:
         primary = free_port()
         names = [f"redis-{index + 1}" for index in range(replicas + 1)]
@@ -123,7 +123,8 @@ def servers(path: Path, *, lanes: int = 1, replicas: int = 2) -> Iterator[tuple[
         write_whole(
             folder.settings,
             f'[station]\nlanes = {lanes}\n[redis]\nurl = "redis://{LOOPBACK}:{primary}/0"\n'
-            f'replicas = {replicas}\npassword_file = "secrets/redis.password"\n[keys]\ndirectory = "keys"\n',
+            f'replicas = {replicas}\npassword_file = "secrets/redis-admin.password"\n'
+            '[keys]\ndirectory = "keys"\n',
         )
         _await_replicas(load(folder.settings, {}))
         yield folder, tuple(pids)
@@ -172,7 +173,7 @@ def _ready(folder: Folder, up: subprocess.Popen[bytes], log: Path) -> Settings:
         if up.poll() is not None:
             raise SystemExit(f"tocsin up ended with code {up.returncode}:\n{_last_words(log)}")
         with contextlib.suppress(Unreachable):
-            settings = load(folder.settings, {})
+            settings = load(folder.settings, {}).as_role("admin")
             if settings.redis.sentinels:
                 link = connect(settings.redis, "bench-stage")
                 keys = StationKeys(settings.station.id).lane(node_lane(settings.ingest.node))

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     parser.add_argument("--durability", default="memory")
     options = parser.parse_args()
-    settings = load(options.settings)
+    settings = load(options.settings).as_role("submitter")
     key = load_key(Path(settings.keys.directory), options.key)
     lanes = itertools.cycle(options.lane)
     places = [(next(lanes), f"bench-{index}") for index in range(options.sources)]
