@@ -88,7 +88,7 @@ def jack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         server.terminate()
         server.wait(10)
         for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
 
 
 def _answers(server: subprocess.Popen[bytes], output: Path) -> bool:

@@ -219,7 +219,7 @@ def test_a_primary_cut_off_with_one_replica_and_its_clients(
     """One replica goes on acknowledging, the other is promoted outside: the island is told nothing."""
     monkeypatch.setattr("streams.worker.IDLE", 0.2)
     # The watch over the replicas ends when it found all of them eight times: not before one is missed.
-    monkeypatch.setattr("streams.durability.POLL", 0.6)
+    monkeypatch.setattr("streams.durability.POLL", 1.5)
     with running_sides(tmp_path / "sides") as sides:
         monkeypatch.setattr("streams.connection.dial", sides.dial)
         hall = Hall(sides.redis, tmp_path)

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -276,8 +276,19 @@ class Event(NamedTuple):
 
 def next_event(hall: Hall, fence: str = "") -> tuple[Event, str]:
     """The lane's next event, to be appended by whoever takes the lease now; and that one's fence."""
-    lease = acquire(hall.link, hall.keys, "plain", fence)
-    assert isinstance(lease, Lease)
+    taken: list[Lease] = []
+    nonce = new_nonce()
+
+    def takes() -> bool:
+        # A Sentinel may tell of the change after the one that was asked had answered.
+        with suppress(Unreachable):
+            lease = acquire(hall.link, hall.keys, "plain", fence, nonce)
+            assert isinstance(lease, Lease)
+            taken.append(lease)
+        return bool(taken)
+
+    eventually(takes, "the lease taken")
+    (lease,) = taken
     keys, seq = hall.keys, lease.head_seq + 1
     (raw,) = chain(1, token=lease.token, first=seq, prev=lease.head_hash)
     append = (

@@ -121,7 +121,7 @@ def test_a_warning_is_repeated_while_it_is_in_force(bell: Bell) -> None:
     """`repeat` holds for alerts: until the validity ends, not the message; then no more."""
     with ringing(bell, rule(on="alert", repeat=1)) as station:
         scribe = writing(station)
-        in_force = msgspec.to_builtins(now() + timedelta(seconds=4))
+        in_force = msgspec.to_builtins(now() + timedelta(seconds=10))
         scribe.write("alert.received", "wx", event="TOR", locations=["048201"], expires_at=in_force)
         scribe.write("alert.ended", "wx")
         eventually(lambda: "[test] alert received by source wx (still, 2)" in bell.http.titles, "repeated")

@@ -1,6 +1,6 @@
 // The live feed: server-sent events over fetch, which can carry the token and be watched for silence.
 
-const SILENT_MS = 4000;
+const SILENT_MS = 3500;
 const LONGEST_WAIT_MS = 4000;
 
 // Calls back with {event, data} for each frame, and with {event: "lost", reason} whenever it breaks.
