@@ -19,13 +19,14 @@ ROUNDS ?= 5
 CHAOS ?= --fixed --kills 20 --faults 60
 SHORT ?= 180
 
-.PHONY: help setup run test test-redis chaos chaos-short schedules fuzz soak compose pictures check format bench bench-lock lock clean
+.PHONY: help setup run test test-again test-redis chaos chaos-short schedules fuzz soak compose pictures check format bench bench-lock lock clean
 .NOTPARALLEL:
 
 help:
 	@echo "make run      start a local station with a demo source, in the foreground (Ctrl-C ends it)"
 	@echo "make setup    create $(VENV) with the pinned dependencies"
 	@echo "make test     run the whole test suite        (ARGS='-k source' passes arguments to pytest)"
+	@echo "make test-again  run what failed in the last run, one test after the other"
 	@echo "make test-redis  run what concerns the server on another one (TOCSIN_SERVER_BINARY=/path/to/redis-server)"
 	@echo "make chaos    a whole station from the shipped files, harmed by a seeded schedule (CHAOS='--faults 200 --seed 7')"
 	@echo "make chaos-short  the same in at most three minutes"
@@ -62,6 +63,10 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# What failed in the last run, one test after the other.
+test-again: setup
+	@$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none $(ARGS)
 
 test-redis: setup
 	@TOCSIN_SERVER_BINARY="$${TOCSIN_SERVER_BINARY:-$$(command -v redis-server)}" $(BIN)/python -m pytest -n $(WORKERS) \

@@ -39,7 +39,7 @@ from projections.archive import THE_ARCHIVE, keep
 from projections.archive_reader import ArchiveReader
 from projections.database import open_engine
 from projections.fold_snapshots import Snapshots
-from projections.folding import concerning, fold_some
+from projections.folding import Batch, concerning, fold_some
 from projections.lookback import Lookback
 from projections.past import Past, fold
 from projections.projection import ALL, COMMANDS
@@ -175,7 +175,8 @@ def folded(settings: Settings, lane: str) -> int:
     log = replayed(link, keys, ArchiveReader(settings.postgres))
     rows: dict[str, dict[str, Any]] = {projection.name: {} for projection in ALL}
     count = results = 0
-    while batch := list(islice(log, BATCH)):
+    while events := list(islice(log, BATCH)):
+        batch = Batch(events)
         for projection in ALL:
             found = concerning(projection, batch)
             if not found:
@@ -190,7 +191,7 @@ def folded(settings: Settings, lane: str) -> int:
                 results += len(after.rows)
             else:
                 known.update((id, after.rows[id]) for id in ids)
-        count += len(batch)
+        count += len(events)
     link.close()
     if results != count // 2 - SOURCES // 2 or len(rows["sources"]) != SOURCES:
         raise Wrong(f"lane {lane}: {results} commands and {len(rows['sources'])} sources came of {count}")

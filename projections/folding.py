@@ -7,7 +7,8 @@ take is parked and holds back its followers, or stops the projection before it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -38,13 +39,32 @@ Concerning = tuple[str | None, Logged, Exception | None]
 """The row that an event concerns, the event, or what was raised instead of saying so."""
 
 
-def concerning(projection: Projection, events: Iterable[Logged]) -> list[Concerning]:
-    """Those of `events` that concern any row of the projection."""
+class Batch:
+    """Events of a lane, oldest first, sorted by type once for all projections: most concern few of them."""
+
+    def __init__(self, events: Sequence[Logged]) -> None:
+        self.events = events
+        self._by_type: dict[str, list[Logged]] = {}
+        for logged in events:
+            self._by_type.setdefault(logged.event.type, []).append(logged)
+
+    def of(self, types: frozenset[str] | None) -> Sequence[Logged]:
+        """Those of these types (None: all), oldest first."""
+        if types is None:
+            return self.events
+        found = [self._by_type[type] for type in self._by_type.keys() & types]
+        return found[0] if len(found) == 1 else sorted(chain.from_iterable(found), key=_seq)
+
+
+def _seq(logged: Logged) -> int:
+    return logged.event.seq
+
+
+def concerning(projection: Projection, batch: Batch) -> list[Concerning]:
+    """Those of the events that concern any row of the projection."""
     found: list[Concerning] = []
-    types, concerns = projection.types, projection.concerns
-    for logged in events:
-        if types is not None and logged.event.type not in types:
-            continue
+    concerns = projection.concerns
+    for logged in batch.of(projection.types):
         try:
             key = concerns(logged.event)
         except Exception as error:  # whatever it raises, it is this event that it cannot take
@@ -83,15 +103,15 @@ def fold_into(
     connection: Connection,
     projection: Projection,
     lane: str,
-    events: list[Logged],
+    batch: Batch,
     held: Held,
     on_error: OnError,
 ) -> Poison | None:
-    """Fold `events` into the projection's table; the event it stopped before, if it did.
+    """Fold a batch into the projection's table; the event it stopped before, if it did.
 
     Raises DBAPIError, psycopg.Error; then the transaction is lost.
     """
-    found = concerning(projection, events)
+    found = concerning(projection, batch)
     if not found:
         return None
     ids = {key for key, _, _ in found if key is not None}
@@ -109,16 +129,16 @@ def fold_carefully(
     connection: Connection,
     projection: Projection,
     lane: str,
-    events: list[Logged],
+    batch: Batch,
     held: Held,
     on_error: OnError,
 ) -> Poison | None:
     """As `fold_into`, one event after the other: one whose row Postgres refuses is poison too."""
     held = dict(held)
-    for logged in events:
+    for logged in batch.events:
         try:
             with connection.begin_nested():
-                stopped = fold_into(connection, projection, lane, [logged], held, on_error)
+                stopped = fold_into(connection, projection, lane, Batch([logged]), held, on_error)
         except (DBAPIError, psycopg.Error) as error:
             if not is_refusal(error):
                 raise

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, select, text
 
-from projections.folding import fold_into
+from projections.folding import Batch, fold_into
 from projections.poison import Parked, forget, give_up, parked, subject
 from projections.projection import Projection
 from projections.store import note_trouble
@@ -88,7 +88,7 @@ def _fold_on(connection: Connection, projection: Projection, one: Parked, start:
         last = rows[-1].seq
         events = [Logged(decode_event(row.raw), row.raw, row.hash) for row in rows]
         about = [logged for logged in events if _is_about(projection, logged, one.subject)]
-        fold_into(connection, projection, one.lane, about, held, "park")
+        fold_into(connection, projection, one.lane, Batch(about), held, "park")
         held = {
             again.subject: again.seq
             for again in parked(connection, projection.name)

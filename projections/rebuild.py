@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from projections import rebuilds, swap
 from projections.database import is_away, unhurried, wire_of
-from projections.folding import fold_into
+from projections.folding import Batch, fold_into
 from projections.poison import OnError, held_in
 from projections.projection import ALL, Projection
 from projections.runner import LogBroken, check_joined
@@ -262,11 +262,13 @@ class Work:
             return False
         check_joined(before, events)
         after = Position(events[-1].event.seq, events[-1].hash)
-        held, moved = held_in(self._connection, lane), list[str]()
+        held, moved, batch = held_in(self._connection, lane), list[str](), Batch(events)
         for projection, new in self._wanted.items():
             at = self._at.get((projection.name, lane), START)
-            fresh = events if at.seq == before.seq else [one for one in events if one.event.seq > at.seq]
-            if not fresh:
+            fresh = (
+                batch if at.seq == before.seq else Batch([one for one in events if one.event.seq > at.seq])
+            )
+            if not fresh.events:
                 continue
             stopped = fold_into(self._connection, new, lane, fresh, held.get(new.name, {}), self._on_error)
             if stopped is not None:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from projections.database import is_away
 from projections.failures import Aside, Failure
-from projections.folding import fold_carefully, fold_into, is_refusal
+from projections.folding import Batch, fold_carefully, fold_into, is_refusal
 from projections.lasting import NotLasting
 from projections.poison import OnError, held_in
 from projections.projection import ALL, SOURCES, Positioned, Projection
@@ -249,9 +249,9 @@ class Runner:
         """
         moved, aside = dict(positions), dict(self._aside)
         # Nearly always all stand at the same.
-        after_each = {at: after_position(at, events) for at in set(positions.values())}
+        after_each = {at: Batch(after_position(at, events)) for at in set(positions.values())}
         fresh = {name: after_each[at] for name, at in positions.items()}
-        moving = [one for one in self._projections if fresh.get(one.name)]
+        moving = [one for one in self._projections if one.name in fresh and fresh[one.name].events]
         if not moving:
             return moved
         after = Position(events[-1].event.seq, events[-1].hash)

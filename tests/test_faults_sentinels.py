@@ -20,7 +20,7 @@ from control.station.ask import NoAnswer, Refused, ask
 from control.station.process import end
 from streams.connection import REPLY_TIMEOUT, Link, Unreachable, connect
 from streams.faults import FAULTS
-from streams.lease import Lease, acquire
+from streams.lease import Lease, acquire, new_nonce
 from streams.messages import digest
 from streams.primary_watch import PrimaryWatch
 from streams.sentinel import Address, NoPrimary, Opinion, chosen, primary_address

@@ -149,7 +149,8 @@ def test_a_group_falls_back_and_comes_back(bureau: Bureau, voices: Voices) -> No
     eventually(lambda: switches(bureau)[-1:] == [("a", "b", "a is silent for 2 s")], "the next to take over")
     voices.peaks["a"] = -10.0
     eventually(
-        lambda: switches(bureau)[-1:] == [("b", "a", "a has been heard again for 2 s")], "the first to be back"
+        lambda: switches(bureau)[-1:] == [("b", "a", "a has been heard again for 2 s")],
+        "the first to be back",
     )
     bureau.end()
     bureau.start()

@@ -52,7 +52,7 @@ def within(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def banner_within(page: Page, seconds: float, kind: str) -> Iterator[None]:
-    """The banner of that kind comes within `seconds`, by the page's own clock: how long it takes to be told is ours."""
+    """The banner of that kind comes within `seconds`, by the page's own clock: asking it may take longer."""
     page.evaluate(NOTE_BANNER, kind)
     began = time.time()
     yield
