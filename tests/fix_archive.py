@@ -83,11 +83,11 @@ def archive_trouble(yard: Yard, lane: str) -> str | None:
 
 @pytest.fixture
 def archived_hall(
-    valkey: RedisSection, postgres: PostgresSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey: RedisSection, migrated_postgres: PostgresSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ArchivedHall]:
     """A station with an archive on this worker's servers."""
     monkeypatch.setattr("streams.worker.IDLE", 0.2)
     monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
-    made = ArchivedHall(valkey, postgres, tmp_path)
+    made = ArchivedHall(valkey, migrated_postgres, tmp_path)
     yield made
     made.close()

@@ -211,10 +211,12 @@ def folded(events: list[Logged]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def yard(valkey: RedisSection, postgres: PostgresSection) -> Iterator[Yard]:
+def yard(valkey: RedisSection, migrated_postgres: PostgresSection) -> Iterator[Yard]:
     """An empty station on the shared servers, its functions and tables in place."""
     station = StationSection(id="test", lanes=1)
-    settings = Settings(station=station, redis=valkey, postgres=postgres, ingest=IngestSection(node="local"))
+    settings = Settings(
+        station=station, redis=valkey, postgres=migrated_postgres, ingest=IngestSection(node="local")
+    )
     yard = Yard(settings)
     yard.prepare()
     yield yard

@@ -25,6 +25,8 @@ from control.station import sentinel, valkey
 from control.station.ask import At, NoAnswer, Refused, ask
 from control.station.ports import LOOPBACK, free_port
 from control.station.process import Launch, PortTaken, Process, end, signal_group
+from projections.database import open_engine
+from projections.schema import migrate
 from streams.settings import PostgresSection, RedisSection
 
 SERVER = subprocess.run([valkey.binary(), "--version"], capture_output=True, text=True, check=True).stdout
@@ -307,16 +309,38 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         yield section
 
 
+@contextmanager
+def new_database(server: PostgresSection, template: str = "template1") -> Iterator[PostgresSection]:
+    """A database of its own, a copy of `template`; dropped with whatever is still connected to it."""
+    name = f"test_{next(_counter)}"
+    with psycopg.connect(server.url, password=server.password, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield PostgresSection(url=server.url.rpartition("/")[0] + f"/{name}", password=server.password)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture(name="postgres")
 def empty_database(postgres_server: PostgresSection) -> Iterator[PostgresSection]:
-    """A fresh, empty database; dropped after the test with whatever is still connected to it."""
-    name = f"test_{next(_counter)}"
-    with psycopg.connect(postgres_server.url, password=postgres_server.password, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-        yield PostgresSection(
-            url=postgres_server.url.rpartition("/")[0] + f"/{name}", password=postgres_server.password
-        )
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    """A fresh, empty database, for one test."""
+    with new_database(postgres_server) as section:
+        yield section
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresSection) -> Iterator[str]:
+    """The name of a database with this version's tables, copied far quicker than migrated."""
+    with new_database(postgres_server) as section:
+        engine = open_engine(section, name="template")
+        migrate(engine)
+        engine.dispose()
+        yield section.url.rpartition("/")[2]
+
+
+@pytest.fixture
+def migrated_postgres(postgres_server: PostgresSection, migrated_template: str) -> Iterator[PostgresSection]:
+    """A fresh database with this version's tables, for one test."""
+    with new_database(postgres_server, migrated_template) as section:
+        yield section
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ import pytest
 
 from control.station.folder import Folder
 from control.station.ports import LOOPBACK, free_port
-from projections.database import open_engine
-from projections.schema import migrate
 from streams.connection import connect
 from streams.library import load_library
 from streams.settings import PostgresSection, RedisSection, load
@@ -77,13 +75,10 @@ def running_web(folder: Folder) -> Iterator[Web]:
 
 
 @pytest.fixture
-def web(tmp_path: Path, valkey: RedisSection, postgres: PostgresSection) -> Iterator[Web]:
+def web(tmp_path: Path, valkey: RedisSection, migrated_postgres: PostgresSection) -> Iterator[Web]:
     """The web process of an empty station whose functions and tables are in place."""
-    folder = made_folder(tmp_path / "station", valkey, postgres.url, free_port())
+    folder = made_folder(tmp_path / "station", valkey, migrated_postgres.url, free_port())
     settings = load(folder.settings)
-    engine = open_engine(settings.postgres, name="test")
-    migrate(engine)
-    engine.dispose()
     link = connect(settings.redis, "test")
     load_library(link)
     link.close()

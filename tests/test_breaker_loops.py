@@ -91,14 +91,15 @@ def test_audio_goes_on_while_both_breakers_are_open(
 
 
 def test_the_projections_tell_their_breakers_and_come_back(
-    yard: Yard, valkey: RedisSection, redis_road: Road, postgres: PostgresSection, postgres_road: Road
+    yard: Yard, valkey: RedisSection, redis_road: Road, postgres_road: Road
 ) -> None:
     """Cut off from both servers, their pulse opens both breakers; once mended it closes them."""
-    url = postgres.url.replace(f":{port_of(postgres.url)}/", f":{postgres_road.port}/")
+    direct = yard.settings.postgres
+    url = direct.url.replace(f":{port_of(direct.url)}/", f":{postgres_road.port}/")
     away = msgspec.structs.replace(
         yard.settings,
         redis=msgspec.structs.replace(valkey, url=redis_road.redis.url),
-        postgres=msgspec.structs.replace(postgres, url=url),
+        postgres=msgspec.structs.replace(direct, url=url),
         breaker=BreakerSection(failures=1),
     )
     service = Service(away)

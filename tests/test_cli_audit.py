@@ -75,9 +75,9 @@ class Audited:
 
 
 @pytest.fixture
-def audited(valkey: RedisSection, postgres: PostgresSection, tmp_path: Path) -> Iterator[Audited]:
+def audited(valkey: RedisSection, migrated_postgres: PostgresSection, tmp_path: Path) -> Iterator[Audited]:
     """A station with an archive; nobody executes commands yet."""
-    folder = made_folder(tmp_path / "station", valkey, postgres.url)
+    folder = made_folder(tmp_path / "station", valkey, migrated_postgres.url)
     settings = load(folder.settings)
     yard = Yard(settings)
     yard.prepare()
