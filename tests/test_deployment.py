@@ -151,6 +151,22 @@ def test_the_shipped_settings_are_settings(deployment: Made) -> None:
     assert load(ROOT / "deploy/tocsin/station-cluster.toml", env).redis.replicas == 1
 
 
+def test_a_node_may_write_where_it_keeps_what_it_hears(deployment: Made) -> None:
+    """Its spool and its recordings lie in a folder of its own, not on the root that cannot be written."""
+    services = read(ROOT / SENTINEL, env_file(deployment.settings))
+    env = {"TOCSIN_POSTGRES_PASSWORD_FILE": str(folder(deployment) / "secrets" / "postgres.password")}
+    for file in ("station.toml", "station-cluster.toml"):
+        settings = load(ROOT / "deploy/tocsin" / file, env)
+        for kept in (settings.ingest.spool, settings.recordings.directory):
+            # Found beside the file that says so, which lies in the node's folder there.
+            inside = Path("/srv/station") / Path(kept).relative_to(ROOT / "deploy/tocsin")
+            for node in ("ingest-1", "ingest-2"):
+                (mount,) = (one for one in services[node].mounts if one.target == str(inside.parent))
+                assert not mount.read_only
+    for node in ("ingest-1", "ingest-2"):
+        assert services[node].environment["TOCSIN_INGEST_HOST"] == node, "the web fetches recordings there"
+
+
 def test_the_image_is_made_of_what_is_there() -> None:
     """The Dockerfile copies files that exist and that .dockerignore lets through."""
     text = (ROOT / "Dockerfile").read_text("utf-8")
