@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from tests.chaos.faults import FIXED, KILL_PRIMARY, Fault, by_chance
 from tests.chaos.history import History, Lines, Told, write_lines
 from tests.chaos.operator import BUTTONS, NODES
 from tests.chaos.probe import Probe
+from tests.chaos.radio import PORT
 from tests.chaos.stage import ROOT
-from tests.chaos.station import OPERATORS, NotReady, Station
+from tests.chaos.station import OPERATORS, RADIO, NotReady, Station
 
 FLOWS = 20
 """Answers after a fault before the next."""
@@ -54,8 +55,7 @@ class Plan:
             yield from FIXED
         for _ in range(self.kills):
             yield KILL_PRIMARY
-        for _ in range(self.faults):
-            yield by_chance(draw)
+        yield from islice(by_chance(draw), self.faults)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Run:
         station.whole(self._plan.patience)
         self._probe.start()
         self._add_sources()
-        station.stage.start(*OPERATORS)
+        station.stage.start(RADIO, *OPERATORS)
         self._flows(time.monotonic())
         self._note("ready")
 
@@ -130,6 +130,10 @@ class Run:
                 add = Wish(type="source.add", source=f"{name}-{node}", params={"settings": settings})
                 self._desk.add(add, kind="file", node=node, timeout=60)
             self._tell("source.start", f"radio-{node}")
+        listened = {"kind": "stream", "url": f"http://{RADIO}:{PORT}/live"}
+        add = Wish(type="source.add", source=RADIO, params={"settings": listened})
+        self._desk.add(add, kind="stream", timeout=60)
+        self._tell("source.start", RADIO)
 
     def _tell(self, type: str, source: str) -> None:
         self._desk.address(Wish(type=type, source=source), timeout=60)
@@ -192,6 +196,7 @@ class Run:
             )
         except NotReady as error:
             self._trouble(str(error))
+        self._tell("source.stop", RADIO)
         for node in NODES:
             for name in ("radio", *(f"button-{number}" for number in range(BUTTONS))):
                 self._tell("source.stop", f"{name}-{node}")
@@ -201,7 +206,7 @@ class Run:
             self._trouble(f"the projections do not catch up: {said.strip()}")
         history = collect(settings, self._told())
         self._refold(history)
-        history.troubles = self._troubles + self._doctor()
+        history.troubles, history.spooled = self._troubles + self._doctor(), station.spooled
         self.outcome.violations = check(history)
         self._note("history", **self._counts(history))
 
@@ -229,6 +234,8 @@ class Run:
         return {
             "told": len(history.told),
             "events": sum(map(len, history.log.values())),
+            "trimmed": history.trimmed,
+            "spooled": len(history.spooled),
             "archived": sum(map(len, history.archive.values())),
             "restored": sum(f.type == "log.restored" for facts in history.log.values() for f in facts),
             "forked": sum(f.type == "log.forked" for facts in history.log.values() for f in facts),

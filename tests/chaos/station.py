@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 from control.guard import replication, rules
 from control.guard.remote import Remote
 from ingest.weekly_test import write_weekly_test
 from streams import sentinel
+from streams.connection import connect
+from streams.names import StationKeys, floating_lanes
 from streams.sentinel import NoPrimary, primary_address
 from streams.settings import Settings, load
 from tests.chaos import namespace
@@ -23,12 +28,18 @@ from tests.chaos.compose import Mount, Service, env_file, normalised, read
 from tests.chaos.stage import ROOT, Stage
 
 OPERATORS = ("operator-1", "operator-2")
+RADIO = "radio"
+"""What the nodes listen to by the network: such a source's lane moves between them."""
+KEEP = 60
+"""Seconds that events stay in Redis, so that a run has them trimmed (shipped: an hour)."""
+POSTGRES = ("postgres-1", "postgres-2")
 REDIS = ("redis-1", "redis-2", "redis-3")
 DISK = "64m"
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 COMPOSE = ROOT / "docker-compose.sentinel.yml"
 SETTINGS = ROOT / "deploy" / "tocsin" / "station.toml"
 READY_WITHIN = 90.0
+IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'"
 
 
 class NotReady(Exception):
@@ -46,11 +57,14 @@ class Station:
         else:
             services = read(compose, env_file(self.deployment / "compose.env"))
         self._cli = services["cli"]
-        for name in OPERATORS if "sentinel-1" in services else ():
-            services[name] = self._operator(name, seed)
+        if "sentinel-1" in services:
+            services |= {name: self._operator(name, seed) for name in OPERATORS}
+            services[RADIO] = self._radio()
         self.small_disk = "redis-3"
         self.struck = 0.0
         """When the last fault happened in earnest: monotonic seconds."""
+        self.spooled: list[str] = []
+        """The ids of facts that were seen in a node's spool."""
         self.stage = Stage(services, folder)
         self.names = [name for name, one in services.items() if not one.profiles]
 
@@ -69,10 +83,16 @@ class Station:
         subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=777", "disk", str(small)], check=True
         )
+        for name in ("ingest-1", "ingest-2", "control-1", "control-2"):
+            self.stage.containers[name].extra = {"TOCSIN_ARCHIVE_KEEP": str(KEEP)}
+        for name in ("ingest-1", "ingest-2"):
+            self.stage.containers[name].extra |= {
+                "PYTHONPATH": f"{Path(__file__).parent / 'within'}:{ROOT}",
+                "TOCSIN_FETCH_PRIVATE": "10.99.0.0/16",
+            }
         if FAKETIME:
             self.set_clock("ingest-2", 0)
-            self.stage.containers["ingest-2"].extra = {
-                "PYTHONPATH": f"{Path(__file__).parent / 'faketime'}:{ROOT}",
+            self.stage.containers["ingest-2"].extra |= {
                 "LD_PRELOAD": str(FAKETIME[0]),
                 "FAKETIME_TIMESTAMP_FILE": "/srv/station/clock",
                 "FAKETIME_CACHE_DURATION": "1",
@@ -81,9 +101,43 @@ class Station:
 
     def set_clock(self, name: str, seconds: float) -> None:
         """Let the container's clock go so many seconds fast (slow where negative)."""
-        path = self.deployment / "data" / name / "clock"
-        path.write_text(f"{seconds:+g}\n")
+        self.put(name, "clock", f"{seconds:+g}\n")
+
+    def put(self, name: str, file: str, text: str) -> Path:
+        """Write a file into the container's own folder."""
+        path = self.deployment / "data" / name / file
+        path.write_text(text)
         self._give(path)
+        return path
+
+    def stopped(self, name: str) -> bool:
+        """Whether a process of the container has been stopped."""
+        return any(one.status() == psutil.STATUS_STOPPED for one in self.stage.containers[name].processes())
+
+    def oldest(self) -> dict[str, int]:
+        """The seq of the oldest event that Redis has, by lane. Raises Unreachable."""
+        keys, found = StationKeys(self.settings().station.id), {}
+        with closing(connect(self.settings().redis, "look")) as link:
+            for lane in floating_lanes(self.settings().station.lanes):
+                entries = link.call("XRANGE", keys.lane(lane).events, "-", "+", "COUNT", 1)
+                found[lane] = int(entries[0][0].split(b"-")[0]) if entries else 0
+        return found
+
+    def owner(self, lane: str, nodes: Iterable[str]) -> str | None:
+        """Which of the nodes says that it owns the lane. Raises Unreachable."""
+        keys = StationKeys(self.settings().station.id)
+        with closing(connect(self.settings().redis, "look")) as link:
+            said = {name: link.call("HGET", keys.node(name), "lanes") for name in nodes}
+        return next((name for name, lanes in said.items() if lanes and lane in json.loads(lanes)), None)
+
+    def leading_postgres(self) -> str | None:
+        """Which of the two says that it leads, if one does."""
+        asked = "SELECT pg_is_in_recovery()"
+        return next((name for name in POSTGRES if self.ask_postgres(name, asked) == "f"), None)
+
+    def ask_postgres(self, name: str, question: str) -> str:
+        """What it answers, as its owner; empty where it does not."""
+        return self.stage.execute(name, "psql", "-h", "/tmp", "-U", "postgres", "-Atc", question).strip()
 
     def whole(self, within: float) -> float:
         """Wait until all run, one leads, two follow and may be promoted, and no Sentinel sees a fault.
@@ -111,7 +165,12 @@ class Station:
                 return f"{name} is {one}"
             if (one.role == "master") != (name == leads.host) or not (one.role == "master" or one.linked):
                 return f"{name} is {one}, and {leads.host} leads"
-        return "" if self.replicas() == 2 else "the primary has not two replicas in sync"
+        if self.replicas() != 2:
+            return "the primary has not two replicas in sync"
+        leading = self.leading_postgres()
+        if leading is None or self.ask_postgres(leading, IN_SYNC) != "1":
+            return f"Postgres has no standby in sync; {leading or 'nobody'} leads"
+        return ""
 
     def told(self) -> list[Path]:
         """Where the operators write what they were told."""
@@ -130,6 +189,17 @@ class Station:
             command=(sys.executable, "-m", "tests.chaos.operator", name, str(seed)),
             environment={**self._cli.environment, "PYTHONPATH": str(ROOT)},
             mounts=(*mounts, Mount(folder, "/srv/station", read_only=False)),
+            restart="unless-stopped",
+        )
+
+    def _radio(self) -> Service:
+        return replace(
+            self._cli,
+            name=RADIO,
+            command=(sys.executable, "-m", "tests.chaos.radio", "/srv/media/weekly.wav"),
+            environment={**self._cli.environment, "PYTHONPATH": str(ROOT)},
+            mounts=tuple(one for one in self._cli.mounts if one.target == "/srv/media"),
+            networks=("outside",),
             restart="unless-stopped",
         )
 
