@@ -143,8 +143,8 @@ def faults_of(server: Server) -> list[Fault]:
                 "without rights",
                 "off, but with all rights",
                 "ACL SETUSER default off resetpass +@all ~* &*, and set it in the server's ACL file "
-                "(tocsin access acl): this server checks its own append-only file by them when it starts, and "
-                "would leave out what functions wrote",
+                "(tocsin access acl): when it starts, this server checks its own append-only file by them, "
+                "and would leave out what functions wrote",
             )
         )
     return faults

@@ -123,7 +123,7 @@ def test_every_container_is_hardened(deployment: Made) -> None:
 
 
 def test_each_container_is_given_the_passwords_of_its_roles_alone(deployment: Made) -> None:
-    """Of the Redis users' passwords, a node has `ingest`'s, and `submitter`'s to report; only guards have `admin`'s."""
+    """A node has the Redis passwords of `ingest` and, to report, `submitter`; only guards have `admin`'s."""
     services = read(ROOT / SENTINEL, env_file(deployment.settings))
     found = {
         name: sorted(mount.source.name.split("-")[1].split(".")[0] for mount in service.mounts
