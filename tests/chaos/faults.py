@@ -161,7 +161,7 @@ def resume_after_promotion(seconds: float) -> Do:
 
 
 def _leads(station: Station, name: str) -> bool:
-    said = replication.standing(Remote((name, 6379), station.settings().redis))
+    said = replication.standing(station.remote(name))
     return said is not None and said.role == "master"
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+from redis.connection import Connection
 
 from control.guard import replication, rules
 from control.guard.remote import Remote
@@ -21,7 +22,7 @@ from ingest.weekly_test import write_weekly_test
 from streams import sentinel
 from streams.connection import connect
 from streams.names import StationKeys, floating_lanes
-from streams.sentinel import NoPrimary, primary_address
+from streams.sentinel import NoPrimary
 from streams.settings import Settings, load
 from tests.chaos import namespace
 from tests.chaos.compose import Mount, Service, env_file, normalised, read
@@ -39,7 +40,7 @@ FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 COMPOSE = ROOT / "docker-compose.sentinel.yml"
 SETTINGS = ROOT / "deploy" / "tocsin" / "station.toml"
 READY_WITHIN = 90.0
-IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'"
+IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state <> 'async'"
 
 
 class NotReady(Exception):
@@ -63,6 +64,9 @@ class Station:
         self.small_disk = "redis-3"
         self.struck = 0.0
         """When the last fault happened in earnest: monotonic seconds."""
+        # Asked so often that a new connection each time would take much of the machine.
+        self._remotes: dict[str, Remote] = {}
+        self._sentinels: dict[str, Connection] = {}
         self.spooled: list[str] = []
         """The ids of facts that were seen in a node's spool."""
         self.stage = Stage(services, folder)
@@ -154,18 +158,18 @@ class Station:
         if down:
             return f"{', '.join(down)} not running"
         redis = self.settings().redis
-        opinions = sentinel.ask(redis)
+        opinions = sentinel.ask(redis, kept=self._sentinels)
         named = {opinion.address for opinion in opinions}
         if len(opinions) < 3 or len(named) != 1 or any(opinion.failing for opinion in opinions):
             return f"the Sentinels name {sorted(map(str, named))}, {len(opinions)} of them"
         (leads,) = named
-        said = {name: replication.standing(Remote((name, 6379), redis)) for name in REDIS}
+        said = {name: replication.standing(self.remote(name)) for name in REDIS}
         for name, one in said.items():
             if one is None or one.priority != rules.PROMOTABLE:
                 return f"{name} is {one}"
             if (one.role == "master") != (name == leads.host) or not (one.role == "master" or one.linked):
                 return f"{name} is {one}, and {leads.host} leads"
-        if self.replicas() != 2:
+        if replication.attached(self.remote(leads.host)) != 2:
             return "the primary has not two replicas in sync"
         leading = self.leading_postgres()
         if leading is None or self.ask_postgres(leading, IN_SYNC) != "1":
@@ -225,14 +229,21 @@ class Station:
     def primary(self) -> str | None:
         """The Redis that the Sentinels name; None while they do not agree."""
         try:
-            return primary_address(self.settings().redis).host
+            redis = self.settings().redis
+            return sentinel.chosen(sentinel.ask(redis, kept=self._sentinels), redis).host
         except NoPrimary:
             return None
 
     def replicas(self) -> int:
         """How many replicas in sync the primary counts."""
         primary = self.primary()
-        return replication.attached(Remote((primary, 6379), self.settings().redis)) if primary else 0
+        return replication.attached(self.remote(primary)) if primary else 0
+
+    def remote(self, name: str) -> Remote:
+        """The Redis of that name, as the role `admin`, over a connection that is kept."""
+        if name not in self._remotes:
+            self._remotes[name] = Remote((name, 6379), self.settings().redis, kept=True)
+        return self._remotes[name]
 
     def cli(self, *words: str, node: str = "", within: float = 40) -> tuple[int, str]:
         """Run `docker compose run cli WORDS…`: its exit code and what it said."""
