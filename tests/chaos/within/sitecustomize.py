@@ -1,4 +1,4 @@
-"""On the path of every node of a run: what only its own process can do to itself.
+"""On the path of every node of a run, and of a soak: what only its own process can do to itself.
 
 It stops itself (SIGSTOP) at the step of `streams.steps` that the file /srv/station/stop-at names, once. And
 where libfaketime moves its clock, sleeping, and nothing else, goes another way: Python sleeps until a moment
@@ -38,4 +38,5 @@ def stop_at(name):
 
 if "faketime" in os.environ.get("LD_PRELOAD", ""):
     time.sleep = sleep
-steps.watch = stop_at
+if STOP_AT.parent.is_dir():
+    steps.watch = stop_at
