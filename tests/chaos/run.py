@@ -8,6 +8,7 @@ import platform
 import random
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -96,9 +97,9 @@ class Run:
                     break
                 self._suffer(number, fault)
             self._finish()
-        except NotReady as error:
+        except Exception as error:  # whatever it was, there is a report, and it says so
             self.outcome.complete = False
-            self._trouble(str(error))
+            self._trouble(_told(error))
             self.outcome.violations = [Violation("nobody needed", text) for text in self._troubles]
         finally:
             self._station.close()
@@ -148,8 +149,8 @@ class Run:
             record["ended"] = self._since(time.monotonic())
             station.whole(self._plan.patience)
             self._flows(time.monotonic())
-        except NotReady as error:
-            self._trouble(f"{fault.name}: {error} ({station.lacks()})")
+        except Exception as error:
+            self._trouble(f"{fault.name}: {_told(error)} ({station.lacks()})")
         whole = time.monotonic()
         record |= {
             "whole": self._since(whole),
@@ -266,6 +267,11 @@ class Run:
         self.outcome.records.append(record)
         write_lines(self._folder / "run.jsonl", [record])
         print(f"{record['t']:8.1f} s  {what}  {_brief(more)}", flush=True)
+
+
+def _told(error: Exception) -> str:
+    """The error, and where it came from unless it is one of ours."""
+    return str(error) if isinstance(error, NotReady) else "".join(traceback.format_exception(error)).strip()
 
 
 def _brief(more: dict[str, Any]) -> str:
