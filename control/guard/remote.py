@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.connection import Connection
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Broken
 
 from control.guard.rules import Address
@@ -48,7 +48,7 @@ class Remote:
                 # It was restarted since: only a new connection says whether it answers.
                 connection = self._dial()
                 answers = _asked(connection, commands)
-        except (ResponseError, AuthenticationError) as error:
+        except (ResponseError, AuthenticationError, BusyLoadingError) as error:
             connection.disconnect()
             raise Refused(str(error)) from None
         except (RedisError, OSError) as error:
