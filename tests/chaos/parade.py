@@ -42,6 +42,7 @@ def parade(folder: Path, compose: Path = COMPOSE) -> dict[str, Any]:
         station.wait("a command confirmed at `replica`", confirmed)
         told["confirmed"] = answer["command"]["outcome"]
         told["seconds"] = round(time.monotonic() - began, 1)
+        station.wait("Postgres' standby in sync", station.standby_in_sync)
         told["archived"] = station.cli("source", "remove", "lobby", "--durability", "archive")[0] == 0
         station.wait("the web processes ready", lambda: _asked(station)["page"] == 200)
         told["web"] = _asked(station)

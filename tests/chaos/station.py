@@ -139,6 +139,11 @@ class Station:
         asked = "SELECT pg_is_in_recovery()"
         return next((name for name in POSTGRES if self.ask_postgres(name, asked) == "f"), None)
 
+    def standby_in_sync(self) -> bool:
+        """Whether one Postgres leads and the other has all that it has."""
+        leading = self.leading_postgres()
+        return leading is not None and self.ask_postgres(leading, IN_SYNC) == "1"
+
     def ask_postgres(self, name: str, question: str) -> str:
         """What it answers, as its owner; empty where it does not."""
         return self.stage.execute(name, "psql", "-h", "/tmp", "-U", "postgres", "-Atc", question).strip()
@@ -171,10 +176,7 @@ class Station:
                 return f"{name} is {one}, and {leads.host} leads"
         if replication.attached(self.remote(leads.host)) != 2:
             return "the primary has not two replicas in sync"
-        leading = self.leading_postgres()
-        if leading is None or self.ask_postgres(leading, IN_SYNC) != "1":
-            return f"Postgres has no standby in sync; {leading or 'nobody'} leads"
-        return ""
+        return "" if self.standby_in_sync() else "Postgres has no standby in sync"
 
     def told(self) -> list[Path]:
         """Where the operators write what they were told."""
