@@ -201,6 +201,7 @@ def check_parade(told: dict[str, Any]) -> None:
     assert "not_ready" not in told, told
     assert told["confirmed"] == "completed"
     assert told["archived"]
+    assert told["rejoined"]
     assert told["web"] == {"without_token": 401, "with_token": 200, "page": 200}
     assert told["scraped"]
     assert 0 not in told["users"].values()
