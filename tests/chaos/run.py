@@ -191,17 +191,17 @@ class Run:
         self._probe.stop()
         station.whole(self._plan.patience)
         settings = station.settings()
+        self._tell("source.stop", RADIO)
+        for node in NODES:
+            for name in ("radio", *(f"button-{number}" for number in range(BUTTONS))):
+                self._tell("source.stop", f"{name}-{node}")
+        # Only now: sources that play log on and on.
         try:
             station.wait(
                 "everything has a result and is archived", lambda: settled(settings), self._plan.patience
             )
         except NotReady as error:
             self._trouble(str(error))
-        self._tell("source.stop", RADIO)
-        for node in NODES:
-            for name in ("radio", *(f"button-{number}" for number in range(BUTTONS))):
-                self._tell("source.stop", f"{name}-{node}")
-        station.wait("everything is archived", lambda: settled(settings), self._plan.patience)
         code, said = station.cli("projection", "wait", within=100)
         if code:
             self._trouble(f"the projections do not catch up: {said.strip()}")
