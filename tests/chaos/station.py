@@ -167,6 +167,9 @@ class Station:
         named = {opinion.address for opinion in opinions}
         if len(opinions) < 3 or len(named) != 1 or any(opinion.failing for opinion in opinions):
             return f"the Sentinels name {sorted(map(str, named))}, {len(opinions)} of them"
+        if any(opinion.replicas is not None and len(opinion.replicas) < 2 for opinion in opinions):
+            # They ask the primary every ten seconds, so in its first ones nobody could be promoted.
+            return "a Sentinel does not know both replicas yet"
         (leads,) = named
         said = {name: replication.standing(self.remote(name)) for name in REDIS}
         for name, one in said.items():
