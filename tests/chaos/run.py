@@ -245,7 +245,7 @@ class Run:
 
     def _trouble(self, what: str) -> None:
         self._troubles.append(what)
-        self._note("trouble", what=what)
+        self._note("trouble", detail=what)
 
     def _about(self) -> dict[str, Any]:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
