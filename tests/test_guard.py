@@ -100,6 +100,15 @@ def test_on_a_cold_start_the_furthest_leads_though_another_led_last(trio: Guarde
     assert "makes way for a server that is further" in trio.guarded_log(last)
 
 
+def test_a_primary_whose_replicas_no_sentinel_knows_is_led_again(trio: GuardedTrio) -> None:
+    """As in the first seconds of a deployment: they learn of them from the primary alone, which is gone."""
+    old = trio.primary()
+    trio.crash(old)
+    trio.tell_sentinels("RESET", sentinel.SERVICE)
+    assert trio.wait_until_led() == old
+    trio.wait_until_whole()
+
+
 def test_it_ends_its_server_in_order_when_it_is_asked_to_end(trio: GuardedTrio) -> None:
     """SIGTERM to the guard, as when a container stops, leaves no server behind."""
     name = trio.replicas()[0]

@@ -102,7 +102,7 @@ class Guard:
             if self._child is not None:
                 self._explain()
             elif self._command:
-                self._start(named)
+                self._start(named, opinions)
             return SOON
         self._lasts("silent", False)
         said = replace(said, follows=self._hosts.numbered(said.follows) if said.follows else None)
@@ -118,8 +118,9 @@ class Guard:
             self._say(f"asked or told in vain, and looked at again: {error}")
         return EVERY
 
-    def _start(self, named: Address | None) -> None:
+    def _start(self, named: Address | None, opinions: Sequence[Opinion]) -> None:
         """Start the server where it may be started."""
+        stranded = self._lasts("stranded", self._knows_nobody(opinions)) >= rules.STRANDED
         if time.monotonic() < self._ended_at + PAUSE:
             return
         if named is None:
@@ -129,12 +130,17 @@ class Guard:
         elif self._hosts.numbered(named) != self._me:
             self._since.clear()
             self._launch(named, "as a replica of the primary that the Sentinels name")
-        elif self._must_start_cold():
-            self._insists = self._lasts("unled", True) >= rules.NO_FAILOVER
+        elif self._must_start_cold() or stranded:
+            self._insists = stranded or self._lasts("unled", True) >= rules.NO_FAILOVER
             self._since.clear()
             self._launch(NOWHERE, "to learn who leads: there is no primary, and nobody to be promoted")
         else:
             self._say("not started: the Sentinels still name it as the primary, and can promote another")
+
+    def _knows_nobody(self, opinions: Sequence[Opinion]) -> bool:
+        """Whether a majority of the Sentinels knows no replica, and so could promote none."""
+        ignorant = [one for one in opinions if one.replicas is not None and not one.replicas]
+        return len(ignorant) >= sentinel.majority(self._redis) and len(ignorant) == len(opinions)
 
     def _must_start_cold(self) -> bool:
         said = {peer: replication.standing(remote) for peer, remote in self._peers.items()}

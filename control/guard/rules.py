@@ -22,6 +22,8 @@ NOBODY = 1.0
 NO_FAILOVER = 60.0
 """Seconds that the Sentinels may go on naming a primary that is gone, until the same is done."""
 
+STRANDED = 5.0
+"""Seconds that they may know no replica of a primary that is gone: nobody but itself tells them of any."""
 LATE = 20.0
 """Seconds after which a cold start goes on without a server that does not answer, if a majority does."""
 STRAY = 15.0
