@@ -28,13 +28,15 @@ from bench.report import circumstances, document, write
 from bench.same_air import RATE, Condition, Samples, Sent, noise, send
 from bench.same_conditions import CONDITIONS
 from bench.same_rivals import headers, multimon, present, write_raw
-from ingest.same.decoder import Decoder
+from ingest.same.decoder import NO_MORE, Decoder
 from ingest.same.heard import EndHeard, Heard, MessageHeard
 from ingest.same.offline import AT_ONCE
 
 SEEDS = {"scoring": 20_261, "tuning": 7}
 PIECE = 0.1
 """Seconds that the decoder is given at once."""
+LATEST = 0.3
+"""Seconds after the end of the deciding burst within which a message is to be told."""
 ROUNDS = 5
 """Turns that each has in comparing speed."""
 HEADINGS = ("condition", "exact", "confirmed", "asked", "bound", "gap", "samedec")
@@ -57,6 +59,10 @@ class Score(msgspec.Struct):
     """Ends of message that were not heard, or heard more than once."""
     latest: float = 0.0
     """Seconds from the end of the deciding burst to the report, at worst."""
+    late: int = 0
+    """Reports later than is asked."""
+    waited: int = 0
+    """Those that a burst did not decide, but that no other came."""
     cpu: float = 0.0
 
 
@@ -83,6 +89,7 @@ def judge(job: tuple[str, int, int, list[str]]) -> dict[str, Score]:
     told = [(one, late) for one, late in heard if isinstance(one, MessageHeard)]
     reported = [one.header for one, _ in told]
     confirmed = [one.header for one, _ in told if one.confirmed]
+    decided = [late for one, late in told if one.confirmed and late < NO_MORE]
     ends = sum(isinstance(one, EndHeard) for one, _ in heard)
     ours = Score(
         exact=len(wanted & set(reported)),
@@ -91,7 +98,9 @@ def judge(job: tuple[str, int, int, list[str]]) -> dict[str, Score]:
         doubtful=sum(one.header not in wanted for one, _ in told if not one.confirmed),
         twice=len(reported) - len(set(reported)),
         ends=int(ends != condition.ends),
-        latest=max((late for one, late in told if one.confirmed), default=0.0),
+        latest=max(decided, default=0.0),
+        late=sum(late > LATEST for late in decided),
+        waited=len(confirmed) - len(decided),
         cpu=cpu,
     )
     scores = {"tocsin": ours}
@@ -227,6 +236,9 @@ def table(
     wrong = sum(scores[condition.name]["tocsin"].wrong for condition in chosen)
     if wrong * 1000 > total:
         missed.append(f"{wrong} wrong messages confirmed in {total}")
+    late = sum(scores[condition.name]["tocsin"].late for condition in chosen)
+    if late:
+        missed.append(f"{late} messages in {total} told more than {LATEST} s after the deciding burst")
     return missed, rows
 
 
