@@ -16,6 +16,7 @@ from bench.same_conditions import CONDITIONS
 from bench.same_quiet import KINDS
 from ingest.same.decoder import Decoder
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard, ToneHeard
+from ingest.same.line import BAUD
 
 TEXT = "ZCZC-WXR-TOR-048201-048157+0045-1231415-KHGX/NWS-"
 LATEST = 0.3
@@ -154,6 +155,28 @@ def test_bursts_that_each_lack_something_make_a_message_together() -> None:
     broken = [TEXT[:at] + "\x15\x7f\x02\x60\x1b" + TEXT[at + 5 :] for at in (7, 20, 38)]
     (found,) = messages(listened(on_air(broken[0], 1.0, broken[1], 1.0, broken[2], 1.0)))
     assert (found.header, found.confirmed, found.voted) == (TEXT, True, True)
+
+
+def test_a_message_ends_where_its_text_does_though_the_last_burst_is_damaged_there() -> None:
+    """Twenty damaged characters at its end made a burst seem shorter, and its message late."""
+    condition = next(one for one in CONDITIONS if one.name == "20 bytes damaged")
+    sent = send(condition, 7, 5)
+    ((found, at),) = [(one, at) for one, at in listened(sent) if isinstance(one, MessageHeard)]
+    seconds = (16 + len(found.header)) * 8 / BAUD
+    assert found.header in sent.headers
+    assert found.end - found.start == pytest.approx(3 * seconds + 2, abs=0.01)
+    assert 0 <= at - found.end < LATEST
+
+
+@pytest.mark.parametrize(("number", "least", "most"), [(30, 0.0, LATEST), (32, 2.0, 2.3)])
+def test_of_two_faint_bursts_it_is_told_as_soon_as_no_third_can_help(
+    number: int, least: float, most: float
+) -> None:
+    """At once where the second of three was lost; where it may have been the last, once that did not come."""
+    sent = send(Condition(name="middle lost", places=(1, 3), lost=True, snr=-4), 3, number)
+    ((found, at),) = [(one, at) for one, at in listened(sent) if isinstance(one, MessageHeard)]
+    assert (found.header, found.bursts, found.confirmed) == (sent.headers[0], 2, True)
+    assert least <= at - found.end < most
 
 
 @pytest.mark.parametrize(
