@@ -143,6 +143,10 @@ def test_the_weekly_test_of_the_demo_shows_on_the_page(demo: Whole, visit: Visit
     page.locator("#nav a[href='/alerts']").click()
     page.locator(".incident h2").filter(has_text="Required Weekly Test").first.wait_for()
     assert visit.errors == []
+    # At the prompt it is the same.
+    listed = demo.json("alert", "list", "--source", "demo", "--event", "RWT")["alerts"][0]
+    shown = demo.json("alert", "show", listed["id"])["alert"]
+    assert (shown["header"], shown["event_name"]) == (listed["header"], "Required Weekly Test")
 
 
 def test_unsigned_and_altered_commands_have_no_effect(demo: Whole) -> None:
