@@ -26,6 +26,7 @@ from rich.table import Table
 from bench import same_quiet
 from bench.report import circumstances, document, write
 from bench.same_air import RATE, Condition, Samples, Sent, noise, send
+from bench.same_bound import applies, ideal
 from bench.same_conditions import CONDITIONS
 from bench.same_rivals import headers, multimon, present, write_raw
 from ingest.same.decoder import NO_MORE, Decoder
@@ -39,6 +40,7 @@ LATEST = 0.3
 """Seconds after the end of the deciding burst within which a message is to be told."""
 ROUNDS = 5
 """Turns that each has in comparing speed."""
+IDEAL = "ideal"
 HEADINGS = ("condition", "exact", "confirmed", "asked", "bound", "gap", "samedec")
 
 
@@ -104,6 +106,8 @@ def judge(job: tuple[str, int, int, list[str]]) -> dict[str, Score]:
         cpu=cpu,
     )
     scores = {"tocsin": ours}
+    if applies(condition):
+        scores[IDEAL] = Score(exact=int(ideal(condition, sent) in wanted))
     for rival in rivals:
         found = headers(rival, sent)
         scores[rival] = Score(exact=len(wanted & set(found)), wrong=sum(text not in wanted for text in found))
@@ -220,15 +224,16 @@ def table(
         ours = scores[condition.name]["tocsin"]
         if ours.exact < condition.target * of:
             missed.append(f"{condition.name}: {ours.exact} of {of} exact, {condition.target:.0%} asked")
+        bound, limit = _bound(condition, scores[condition.name].get(IDEAL), of)
         rows.append(
             [
                 condition.name,
                 _told(ours, of),
                 f"{ours.confirmed / of:.1%}",
                 f"{condition.target:.0%}" if condition.target else "",
-                _share(condition.bound),
-                f"{int(condition.bound) / 20 - ours.exact / of:+.1%}" if condition.bound else "",
-                condition.samedec and f"{_share(condition.samedec)}",
+                limit,
+                "" if bound is None else f"{ours.exact / of - bound:+.1%}",
+                _of_twenty(condition.samedec),
                 *(_told(scores[condition.name][name], of) for name in rivals),
             ]
         )
@@ -242,9 +247,18 @@ def table(
     return missed, rows
 
 
-def _share(of_twenty: str) -> str:
-    number, _, wrong = of_twenty.partition(" ")
-    return f"{int(number) / 20:.0%} {wrong}".strip() if number else ""
+def _bound(condition: Condition, ideal: Score | None, of: int) -> tuple[float | None, str]:
+    """What an ideal receiver makes of the same messages; else of twenty others, if that is known."""
+    if ideal is not None:
+        return ideal.exact / of, f"{ideal.exact / of:.1%}"
+    if condition.bound:
+        return int(condition.bound) / 20, _of_twenty(condition.bound)
+    return None, ""
+
+
+def _of_twenty(text: str) -> str:
+    number, _, wrong = text.partition(" ")
+    return f"{number}/20 {wrong}".strip() if number else ""
 
 
 def _told(score: Score, of: int) -> str:
