@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.same_air import RATE, Condition, Samples, Sent, burst, header, noise, send
+from bench.same_bound import applies, ideal
 from bench.same_conditions import CONDITIONS
 from bench.same_quiet import KINDS
 from ingest.same.decoder import Decoder
@@ -253,6 +254,18 @@ def test_memory_does_not_grow_with_what_is_heard() -> None:
     finally:
         tracemalloc.stop()
     assert held[-1] < held[0] * 1.05 + 50_000
+
+
+def test_the_bound_is_told_where_the_bursts_are() -> None:
+    """An ideal receiver reads what is sent in noise, at another rate, clock and with a burst missing."""
+    for condition in (
+        Condition(name="faint", snr=-6),
+        Condition(name="fast", snr=-3, rate=48_000, clock=0.03),
+        Condition(name="missing", snr=-3, lost=True),
+    ):
+        sent = send(condition, 4, 0)
+        assert applies(condition)
+        assert [ideal(condition, sent)] == list(sent.headers)
 
 
 def test_the_generator_is_seeded() -> None:
