@@ -200,6 +200,14 @@ def test_a_header_that_breaks_the_rules_is_told_as_it_was_heard(text: str) -> No
     assert (found.header, found.confirmed) == (text, True)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_clear_burst_with_another_character_makes_no_second_message(place: int) -> None:
+    """A codec may do that: of three bursts one says another county; they once were three messages, or two."""
+    bursts = [TEXT.replace("048157", "048151") if index == place else TEXT for index in range(3)]
+    (found,) = messages(listened(on_air(bursts[0], 1.0, bursts[1], 1.0, bursts[2], 6.0)))
+    assert (found.header, found.confirmed) == (TEXT, True)
+
+
 def test_messages_that_differ_little_are_two() -> None:
     """Back to back, another event and another time: neither swallows the other."""
     found = messages(listened(reference()))

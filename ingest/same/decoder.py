@@ -122,11 +122,16 @@ class Decoder:
         heard: list[Heard] = []
         begin, until = self._bank.time(burst.begin), self._bank.time(burst.until)
         self.last_burst, self._ended, self._over = until, -END_AGAIN, burst.until
-        if self._group and (begin > self._heard_until + APART or not self._group.takes(burst)):
+        before = ""
+        if self._group and begin > self._heard_until + APART:
             heard += self._closed()
+        elif self._group and not self._group.takes(burst):
+            left = self._group
+            heard += self._closed()
+            before = left.told if len(left.bursts) == 2 else ""
         # Where there was time for another between two, that was the second of three.
         last = begin > self._heard_until + GAP + (until - begin) / 2
-        self._group = self._group or Group(burst)
+        self._group = self._group or Group(burst, before)
         self._heard_until = until
         heard.append(BurstHeard(begin, until, burst.text, burst.reading.confidence))
         if self._group.certain and not self._group.told:
@@ -143,7 +148,7 @@ class Decoder:
 
     def _closed(self) -> list[Heard]:
         group, self._group = self._group, None
-        if group is None or group.told:
+        if group is None or group.told or group.repeated:
             return []
         return [self._message(group, confirmed=group.enough)]
 
