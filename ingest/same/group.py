@@ -15,7 +15,7 @@ AGREED = 0.99
 CLEAR = 0.9
 """Certainty from which a burst is taken at its word."""
 SLIPS = 4
-"""Characters that two bursts of one message may have different although both are beyond doubt: codecs do that."""
+"""Characters that clear bursts of one message may have different: codecs do that."""
 PARTED = 10.0
 """Nats by which it must be likelier that a burst says something else."""
 
