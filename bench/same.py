@@ -187,13 +187,13 @@ def main(arguments: Sequence[str]) -> int:
     count = 5 if options.quick else options.messages
     seed = SEEDS[options.seeds]
     result: dict[str, Any] = {"circumstances": circumstances(), "rounds": 1, "seeds": options.seeds}
-    if options.speed or options.reference:
+    if options.speed or (options.reference and options.quiet is None):
         result["audio_seconds_per_cpu_second"] = speed(seed)
         print(result["audio_seconds_per_cpu_second"])
     if options.quiet is not None:
         result["quiet"] = same_quiet.run(seed, options.quiet, options.jobs)
         print(msgspec.json.format(msgspec.json.encode(result["quiet"])).decode())
-        print(write("same-quiet", result))
+        print(write("same-quiet", result, reference=options.reference))
         return int(any(kind["messages"] for kind in result["quiet"].values()))
     if options.speed and not options.reference:
         return 0
