@@ -44,6 +44,21 @@ if "--on" in sys.argv:
     os._exit(0)  # PortAudio waits for a server that is no more
 """
 
+LATE = """
+import json
+import msgspec
+from ingest import device_source
+from streams.vocabulary import DeviceSettings
+from tests.fix_servers import eventually
+device_source.HELD = 10
+audio = device_source.DeviceSource(DeviceSettings(device="system"), 2.0)
+eventually(lambda: audio.lost >= 5, "blocks to be lost", 20)
+audio._stream.stop()
+told = {"waiting": msgspec.to_builtins(audio.waiting), "lost": audio.lost * 0.1}
+audio.close()
+print(json.dumps(told))
+"""
+
 
 @pytest.fixture
 def jack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
@@ -74,12 +89,17 @@ def tocsin(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def listen(settings: str) -> dict[str, object]:
-    """What a process tells that listens to a device for two seconds."""
-    argv = [sys.executable, "-c", LISTEN, settings]
+def run(program: str, *words: str) -> str:
+    """The last line that a process of its own prints."""
+    argv = [sys.executable, "-c", program, *words]
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
-    told: dict[str, object] = json.loads(ran.stdout.splitlines()[-1])
+    return ran.stdout.splitlines()[-1]
+
+
+def listen(settings: str) -> dict[str, object]:
+    """What a process tells that listens to a device for two seconds."""
+    told: dict[str, object] = json.loads(run(LISTEN, settings))
     return told
 
 
@@ -97,6 +117,14 @@ def test_devices_are_listed_and_heard() -> None:
     assert missing["failed"] == "there is no device 'Scarlett' here; there is 'system'"
     odd = listen('{"kind": "device", "device": "system", "capture_channels": 7}')
     assert "device 'system' cannot be opened" in str(odd["failed"])
+
+
+@pytest.mark.usefixtures("jack")
+def test_a_device_that_nobody_reads_says_what_it_lost() -> None:
+    """A second is kept for who comes late; what the card gives beyond that is counted."""
+    told = json.loads(run(LATE))
+    assert told["waiting"] == {"seconds": 1.0, "most": 1.0, "dropped": pytest.approx(told["lost"])}
+    assert told["lost"] >= 0.5
 
 
 def test_a_device_that_goes_away(jack: subprocess.Popen[bytes]) -> None:
