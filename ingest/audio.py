@@ -36,6 +36,10 @@ class Audio(Protocol):
         """How far its connection has come, for people."""
 
     @property
+    def title(self) -> str | None:
+        """What is played, by its own word; None where it says nothing."""
+
+    @property
     def waiting(self) -> Waiting:
         """What it has received and nobody has read; asked by the thread that takes its blocks."""
 
@@ -80,6 +84,11 @@ class Shaped:
     def status(self) -> str:
         """How far the audio's connection has come."""
         return self._audio.status
+
+    @property
+    def title(self) -> str | None:
+        """What is played, by the audio's own word."""
+        return self._audio.title
 
     @property
     def waiting(self) -> Waiting:

@@ -16,7 +16,7 @@ BEHIND_AFTER = 5.0
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of audio that wait, that could (0: nobody knows), and that were thrown away since the opening."""
+    """Seconds of audio that wait, that could (0: nobody knows), and that were thrown away so far."""
 
     seconds: float = 0.0
     most: float = 0.0

@@ -156,7 +156,7 @@ class Capture:
         audio = self._inputs.open(self.settings)
         chain: Chain | None = None
         try:
-            signs = Signs(self._inputs.stalled_after)
+            signs = Signs(self._inputs.stalled_after, self._equipment.meters.silence)
             due: Clock | None = None
             backlog, held = Backlog(), False
             frames = 0
@@ -176,7 +176,7 @@ class Capture:
                 self._seconds = begun + frames / audio.rate
                 if audio.is_live:
                     self._show(signs.heard(block, audio.rate, due.held), audio)
-                chain.add(block, backlog.seen(audio.waiting, held))
+                chain.add(block, backlog.seen(audio.waiting, held), audio.title)
                 self.decoded = chain.decoded
                 pause = due.pause(frames / audio.rate)
                 held = (pause or 0.0) > 0.0

@@ -57,6 +57,7 @@ class DeviceSource:
     """An open sound card."""
 
     is_live = True
+    title = None
     pace: Pace = "live"
 
     def __init__(self, settings: DeviceSettings, give_up_after: float) -> None:
@@ -66,7 +67,7 @@ class DeviceSource:
         self._patience = give_up_after
         self._queue: Queue[Block] = Queue(HELD)
         self.lost = 0
-        """Blocks that nobody took in time, the card's driver included: of how much it lost, it says nothing."""
+        """Blocks that nobody took in time; one for each loss of the driver, which says not how much."""
         found = _found(library, settings.device)
         wished = settings.capture_channels
         self.channels = min(found["max_input_channels"], 2) if wished is UNSET else wished

@@ -50,6 +50,7 @@ class FileSource:
     """An open recording: `rate` in Hz, `channels`, and its blocks. Constant memory."""
 
     is_live = False
+    title = None
     waiting = NOTHING
 
     def __init__(self, settings: FileSettings, *, block_seconds: float = BLOCK_SECONDS) -> None:

@@ -60,14 +60,17 @@ class Gauge:
         self.rate = rate
         self.decoded: float | None = None
         """Seconds of audio that went through the decoder."""
+        self.title: str | None = None
+        """What is played, by its own word, from the block on that is added next."""
+        self._titled: str | None = None
         self.unmetered = 0
         """Samples that were not measured, because the meters did not keep up."""
         self._put, self._watch = put, watch
         self._offset, self.live = offset, live
         self.closed = False
         self.finished = False
-        self._pending: deque[tuple[Block, float]] = deque()
-        """What waits to be measured, each block with how full the source's buffer was when it came."""
+        self._pending: deque[tuple[Block, float, str | None]] = deque()
+        """What waits to be measured, with how full the source's buffer was then, and the title then."""
         self._rest: Block | None = None
         self._added = self._taken = 0
         self._begun = time.monotonic()
@@ -81,7 +84,7 @@ class Gauge:
         if self._added - self._taken > HELD * self.rate:
             self.unmetered += len(block)
             return
-        self._pending.append((block, self._full))
+        self._pending.append((block, self._full, self.title))
         self._added += len(block)
         if self.live and time.monotonic() >= self._read_clock:
             self._note_clock(time.monotonic())
@@ -118,7 +121,7 @@ class Gauge:
         at, chunk = 0, into.shape[1]
         while at < chunk:
             if self._rest is None:
-                self._rest, self._filled = self._pending.popleft()
+                self._rest, self._filled, self._titled = self._pending.popleft()
             block = self._rest
             part = block[: chunk - at]
             into[:, at : at + len(part)] = part.T if part.ndim == 2 else part
@@ -136,7 +139,7 @@ class Gauge:
         return self._dropped + self.unmetered / self.rate
 
     def dropping(self, seconds: float) -> bool:
-        """Whether audio is being thrown away, at a look after each `seconds`: a second of it counts as one."""
+        """Whether audio is thrown away, asked after each `seconds`: a lost second is said for a second."""
         left = self.dropped - self._dropped_before
         self._dropped_before += min(left, seconds)
         return left > 0
@@ -172,6 +175,7 @@ class Gauge:
             decoded=None if self.decoded is None else round(self.decoded, 3),
             readings=readings,
             spectrum=tuple(measured.spectra[place]) if place in measured.spectra else None,
+            title=self._titled,
         )
         self._put(level)
 
@@ -185,6 +189,8 @@ class Meters:
 
     def __init__(self, thresholds: MetersSection | None = None) -> None:
         self._thresholds = thresholds or MetersSection()
+        self.silence = self._thresholds.silence_dbfs
+        """dBFS: below it a source is silent."""
         self._banks: dict[tuple[int, int], list[Bank]] = {}
         self._places: dict[Bank, dict[int, Gauge]] = {}
         self._new: deque[tuple[Gauge, int]] = deque()

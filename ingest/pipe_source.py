@@ -37,6 +37,7 @@ class PipeSource:
     """A running program. It has a process group of its own, which ends with the source."""
 
     is_live = True
+    title = None
     pace: Pace = "live"
 
     def __init__(self, name: str, section: PipeSection, give_up_after: float) -> None:

@@ -69,8 +69,9 @@ class StreamSource:
 
     @property
     def title(self) -> str | None:
-        """What is played, by the stream's own word."""
-        return self._fetch.title
+        """What is played, by the stream's own word: woven into its audio, or a part of that."""
+        told = self._decoder.format if self._decoder else None
+        return self._fetch.title or (told.title if told else None)
 
     @property
     def waiting(self) -> Waiting:

@@ -70,7 +70,7 @@ class Tap:
     """
 
     def __init__(self) -> None:
-        self.is_live, self.waiting = False, NOTHING
+        self.is_live, self.waiting, self.title = False, NOTHING, None
         self.open = threading.Event()
         self.open.set()
         self.opened = 0

@@ -76,7 +76,7 @@ def test_only_what_waits_for_long_and_for_its_reader_is_too_much(monkeypatch: py
 def test_a_source_that_is_read_too_slowly_is_told_about(
     heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program writes in its own time, and who reads it takes twice as long: levels say so, then a condition."""
+    """A program writes in its own time, its reader takes twice as long: levels say so, then a condition."""
     monkeypatch.setattr("ingest.backlog.BEHIND_AFTER", 0.3)
     command = (sys.executable, "-c", INTO_TIME)
     pipe = PipeSection(command=command, rate=RATE, channels=2, format="f32le")

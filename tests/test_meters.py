@@ -272,7 +272,7 @@ def test_clipping_that_goes_on_is_a_condition() -> None:
 
 
 def test_a_second_that_was_thrown_away_is_a_condition() -> None:
-    """Lost at once or bit by bit, by the source or at the meters: a second in all is one, half of one is not."""
+    """Lost by the source or at the meters: a second in all is one, half of one is not."""
     for lost, opened in ((1.0, [{"buffer"}]), (0.5, [])):
         meters, watched = Meters(), list[Mapping[MeasuredKind, str]]()
         gauge = meters.gauge("s", 8000, 1, put=lambda level: None, watch=watched.append)
