@@ -128,7 +128,7 @@ class Node:
         parts, settings = self._equipment, self._settings
         if parts.recorder is None or parts.spool is None:
             return
-        keeper = Keeper(parts.recorder, parts.recordings, self._tell)
+        keeper = Keeper(parts.recorder, parts.recordings, self._tell, parts.spool.tells_end)
         keeper.salvage()
         self._start("recorder", parts.recorder.run, self._quiet)
         self._start("keeper", keeper.run, self._quiet)

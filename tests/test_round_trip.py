@@ -291,6 +291,27 @@ def test_folds_equal_replay(demo: Whole) -> None:
         engine.dispose()
 
 
+def test_a_group_is_made_followed_and_read(demo: Whole) -> None:
+    """Made at the prompt, switched by the control process, and told by HTTP, in a list and by itself."""
+    made = demo.tocsin("group", "create", "news", "demo", "--name", "The news")
+    assert made.returncode == 0, made.stderr
+    eventually(
+        lambda: demo.json("group", "show", "news")["group"]["active"] == "demo", "it to be followed", 20
+    )
+    (listed,) = demo.json("group", "list")["groups"]
+    running = instance.read(demo.folder)
+    assert running is not None
+    assert httpx.get(f"{running.web}/api/audio/groups").json()["data"] == [listed]
+    assert (listed["name"], listed["members"], listed["reason"]) == ("The news", ["demo"], "it is heard")
+    shown = demo.tocsin("group", "list").stdout
+    assert "news" in shown
+    assert "news*" in demo.tocsin("source", "list").stdout
+    assert demo.source("demo")["recorded"] == "alerts"
+    assert demo.tocsin("group", "remove", "news").returncode == 0
+    gone = demo.tocsin("group", "show", "news")
+    assert (gone.returncode != 0, "the station knows no group 'news'" in gone.stderr) == (True, True)
+
+
 def test_a_test_is_played_recorded_and_listened_to(demo: Whole, tmp_path: Path) -> None:
     """Injected at the prompt: an alert and a recording marked as a test, its sound by the web process."""
     path = tmp_path / "weekly.wav"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import av
 import msgspec
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ingest.decoding.border import Border
 from ingest.decoding.wire import AUDIO, FAILED, FORMAT, Format, Task, packed
+from ingest.decoding.words import printable
 from ingest.signal_path import SignalPath
 
 FORMATS = "mp3,aac,ogg,flac,wav,w64,aiff,au,mpegts,mov,matroska,asf,ac3,eac3,caf,amr,tta,wv"
@@ -96,7 +97,7 @@ class Sink:
         self._frames = 0
         self._told: Format | None = None
 
-    def put(self, frame: AudioFrame, codec: str, container: str) -> None:
+    def put(self, frame: AudioFrame, codec: str, container: str, title: str | None = None) -> None:
         """Take a decoded frame. Raises Refused."""
         samples = samples_of(frame)
         shaped = self._path.feed(samples, frame.sample_rate)
@@ -107,6 +108,7 @@ class Sink:
             given_channels=samples.shape[1],
             rate=self._path.rate,
             channels=self._path.channels,
+            title=title,
         )
         if told != self._told:
             self._told = told
@@ -151,6 +153,13 @@ def samples_of(frame: AudioFrame) -> Samples:
     array = found.T if frame.format.is_planar else found.reshape(-1, channels)
     offset = 128.0 if kind == "u8" else 0.0
     return ((array.astype(np.float32) - np.float32(offset)) / np.float32(_SCALES[kind])).astype(np.float32)
+
+
+def title_of(comments: Mapping[str, str]) -> str | None:
+    """What is played, by the comments that came with it."""
+    told = {name.lower(): text for name, text in comments.items()}
+    named = [told[name] for name in ("artist", "title") if told.get(name)]
+    return printable(" - ".join(named)) if told.get("title") else None
 
 
 def decode(source: int, target: int, task: Task) -> int:
@@ -198,8 +207,13 @@ def _decode(feed: Feed, sink: Sink) -> None:
             feed.turn()
             continue
         with container:
+            streams = container.streams.audio
+            title = title_of({**(streams[0].metadata if streams else {}), **container.metadata})
             for frame, codec in _frames(container, feed):
-                sink.put(frame, codec, container.format.name)
+                if comments := frame.metadata:
+                    # Ogg tells them anew where one piece follows another.
+                    title = title_of(comments)
+                sink.put(frame, codec, container.format.name, title)
                 feed.idle = 0
                 heard = True
         feed.turn()

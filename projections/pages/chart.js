@@ -86,8 +86,9 @@ export class LevelChart {
   say() {
     const point = this.data?.points[this.cursor ?? -1];
     if (!point) return put(this.reading, this.data && !this.data.points.length ? "Nothing was measured in this time." : "");
+    const loud = point.loudness_lufs === null ? "" : `, loudness ${decibels(point.loudness_lufs)} LUFS`;
     const silent = point.silent > 0 ? `, silent ${Math.round(point.silent * 100)} % of the time` : "";
-    return put(this.reading, `${moment(point.at)}: mean ${decibels(point.rms_dbfs)}, from ${decibels(point.rms_least)} to ${decibels(point.rms_most)}, peak ${decibels(point.peak_dbfs)} dBFS${silent}`);
+    return put(this.reading, `${moment(point.at)}: mean ${decibels(point.rms_dbfs)}, from ${decibels(point.rms_least)} to ${decibels(point.rms_most)}, peak ${decibels(point.peak_dbfs)} dBFS${loud}${silent}`);
   }
 
   nearest(time) {
