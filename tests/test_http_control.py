@@ -14,7 +14,7 @@ from streams.connection import connect
 from streams.handler import Result
 from streams.names import StationKeys
 from streams.settings import load
-from tests.fix_cli import Terminal, executing
+from tests.fix_cli import Ran, Terminal, executing
 from tests.fix_web import Web
 
 START = "/api/audio/sources/demo/start"
@@ -195,7 +195,36 @@ def test_the_cli_commands_by_address_too(demo: Web) -> None:
         "source", "stop", "demo", "--station", demo.url, "--timeout", "0.5", TOCSIN_TOKEN=demo.token
     )
     assert waiting.code == 7
-    assert terminal("source", "remove", "demo", "--station", demo.url).code == 2
+    assert terminal("group", "remove", "demo", "--station", demo.url).code == 2
+
+
+def test_sources_are_kept_by_address_too(demo: Web) -> None:
+    """What `tocsin source` does is signed by the web process then, for the token; nothing is signed here."""
+    terminal = Terminal(demo.folder.path)
+
+    def ask(*words: str) -> Ran:
+        return terminal(*words, "--station", demo.url, "--json", TOCSIN_TOKEN=demo.token)
+
+    with executing(demo.folder) as obedient:
+        added = ask("source", "add", "mic", "--file", "/a.wav", "--name", "Mic", "--start", "--id", "wish-1")
+        assert added.code == 0, added.err
+        assert (added.json["command"]["type"], added.json["command"]["state"]) == ("source.start", "running")
+        assert ask("source", "update", "mic", "--name", "Desk", "--if-sequence", "2").code == 0
+        assert ask("source", "acknowledge", "mic", "episode-1").code == 0
+        assert ask("source", "inject", "mic", "/test.wav").code == 0
+        assert ask("source", "remove", "mic", "--if-sequence", "1").code == 4
+        assert ask("source", "remove", "mic", "--dry-run").code == 2
+        assert ask("source", "remove", "mic").code == 0
+    done = [(task.command.type, task.command.params) for task in obedient.executed]
+    assert done == [
+        ("source.add", {"settings": {"kind": "file", "path": "/a.wav"}, "name": "Mic"}),
+        ("source.start", {}),
+        ("source.update", {"name": "Desk"}),
+        ("condition.acknowledge", {"episode": "episode-1"}),
+        ("source.inject", {"path": "/test.wav"}),
+        ("source.remove", {}),
+    ]
+    assert obedient.executed[0].command.id == "wish-1"
 
 
 def test_the_dashboard_link_carries_the_token_behind_the_hash(web: Web) -> None:
