@@ -36,7 +36,9 @@ class OnAir:
 
     def __init__(self) -> None:
         self._rings: dict[str, Ring] = {}
-        self._places = threading.BoundedSemaphore(MOST)
+        self._lock = threading.Lock()
+        self.listeners = 0
+        """How many listen now."""
 
     def put(self, source: str, ring: Ring) -> None:
         """The source's audio is in this ring from now on."""
@@ -57,12 +59,15 @@ class OnAir:
 
         A source that is opened again meanwhile goes on. What is lost to a slow listener is passed over.
         """
-        if not self._places.acquire(blocking=False):
-            raise Full
+        with self._lock:
+            if self.listeners >= MOST:
+                raise Full
+            self.listeners += 1
         try:
             yield self._pieces(source)
         finally:
-            self._places.release()
+            with self._lock:
+                self.listeners -= 1
 
     def _pieces(self, source: str) -> Iterator[bytes]:
         yield header()

@@ -52,5 +52,5 @@ def test_every_page_is_drawn(room: Room, browser: Browser, screen: str) -> None:
         draw(room, browser, screen, DOCS / f"page-{screen}.png", "dark", (1280, 860))
         return
     for theme in ("dark", "light"):
-        for size in ((360, 800), (1280, 800), (2560, 1440)):
+        for size in ((360, 800), (1280, 800), (3840, 2160)):
             draw(room, browser, screen, Path(folder) / f"{screen}-{theme}-{size[0]}.png", theme, size)
