@@ -29,6 +29,7 @@ from streams.library import load_library
 from streams.looking import looked_at
 from streams.messages import Event, Level, Logged, canonical, digest, now
 from streams.names import STATION_LANE
+from streams.readings import Readings
 from streams.settings import PostgresSection, RedisSection, load
 from tests.fix_alerts import received
 from tests.fix_booth import Booth, running_booth
@@ -118,7 +119,16 @@ def sound(name: str, loud: Loudness, at: datetime, seconds: float, draw: random.
     wave = math.sin(seconds * 1.3 + len(name)) * math.sin(seconds * 0.37 + ord(name[0]))
     rms = min(-1.0, mean + sway * wave + draw.uniform(-1.5, 1.5))
     peak = min(-0.3, rms + draw.uniform(6, 11))
-    return Level(source=name, at=at, rms_dbfs=round(rms, 2), peak_dbfs=round(peak, 2), seconds=seconds)
+    readings = Readings(
+        true_peak_dbtp=round(min(-0.1, peak + 0.4), 2), momentary_lufs=round(rms + 0.6, 2),
+        short_term_lufs=round(mean + 0.4 * sway * wave, 2), integrated_lufs=mean, range_lu=7.2, clipped=0,
+        dc_offset=0.0, flatness=0.02, silent_seconds=0.0, buffered_seconds=0.2, dropped_seconds=0.0,
+        drift_ppm=None,
+    )  # fmt: skip
+    return Level(
+        source=name, at=at, rms_dbfs=round(rms, 2), peak_dbfs=round(peak, 2), seconds=seconds,
+        readings=readings,
+    )  # fmt: skip
 
 
 def spectrum(draw: random.Random) -> tuple[int, ...]:

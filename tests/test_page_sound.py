@@ -87,6 +87,35 @@ def test_a_waterfall_comes_while_somebody_looks(room: Room, visit: Visit) -> Non
     assert visit.errors == []
 
 
+def test_loudness_is_drawn_beside_the_level(room: Room, visit: Visit) -> None:
+    """Where a span has one, a line of its own colour and a word in the legend; where none has, neither."""
+    blue = (
+        "() => { const one = document.querySelector('canvas.chart'); let found = 0;"
+        "const { data } = one.getContext('2d').getImageData(0, 0, one.width, one.height);"
+        "for (let at = 0; at < data.length; at += 4) found += data[at + 2] > data[at + 1] + 25;"
+        "return found; }"
+    )
+    page = opened(visit, room, "/sources/keax")
+    legend = page.locator(".legend .loud")
+    chart = page.locator("canvas.chart")
+    eventually(lambda: "Level over time, 3" in str(chart.get_attribute("aria-label")), "the levels of 6 h")
+    quiet = legend.is_hidden(), page.evaluate(blue)
+
+    def louder(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        for number, one in enumerate(told["data"]["levels"]):
+            one["loudness_lufs"] = None if number % 50 > 40 else -45.0
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/levels?*", louder)
+    page.get_by_role("button", name="1 h", exact=True).click()
+    legend.wait_for()
+    assert quiet == (True, 0)
+    assert page.evaluate(blue) > 100
+    assert visit.errors == []
+
+
 def test_the_evidence_of_an_alert_is_played(room: Room, visit: Visit) -> None:
     """Beside the alert and on its source's page: the file that the node has, fetched when it is asked for."""
     page = opened(visit, room, "/alerts")

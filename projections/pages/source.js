@@ -6,7 +6,7 @@ import { read } from "./asking.js";
 import { LevelChart } from "./chart.js";
 import { commandRows } from "./commands.js";
 import { Controls, rights } from "./controls.js";
-import { h, order, put, Rows } from "./dom.js";
+import { h, order, put, Rows, stack } from "./dom.js";
 import { player } from "./evidence.js";
 import { listening } from "./listening.js";
 import { Meter } from "./meter.js";
@@ -75,7 +75,7 @@ export function open(root, id) {
     reason,
     h("div.now", {}, h("div.sound", {}, box, facts, chips, live), h("div.do", {}, controls.acts, controls.outcome, inject.root)),
     h("section", {}, h("div.heading", {}, h("h2", {}, "Level"), says, hours), chart.root),
-    h("div.panels", {}, part("Conditions", conditions), part("States", states), part("Commands", commands), part("Alerts heard", heard), part("Recordings", recorded)),
+    h("div.panels", {}, stack(part("Conditions", conditions), part("Commands", commands), part("Recordings", recorded)), stack(part("States", states), part("Alerts heard", heard))),
   );
   const meter = new Meter(box);
   const listen = listening(id);
@@ -144,7 +144,7 @@ export function open(root, id) {
       chips.dataset.shows = JSON.stringify(found);
       chips.replaceChildren(...found.map(([kind, text]) => h("li.chip", { data: { is: kind } }, text)));
     }
-    order(live, [listen.show(view, !inDoubt), waterfall.show(!inDoubt)].filter(Boolean));
+    order(live, [listen.show(view, !inDoubt), waterfall.show(!inDoubt, view.rate)].filter(Boolean));
     hear();
   }
 
