@@ -215,9 +215,10 @@ def test_sources_are_kept_by_address_too(demo: Web) -> None:
         assert ask("source", "remove", "mic", "--if-sequence", "1").code == 4
         assert ask("source", "remove", "mic", "--dry-run").code == 2
         assert ask("source", "remove", "mic").code == 0
+    settings = {"kind": "file", "path": "/a.wav", "pace": "realtime", "loop": False}
     done = [(task.command.type, task.command.params) for task in obedient.executed]
     assert done == [
-        ("source.add", {"settings": {"kind": "file", "path": "/a.wav"}, "name": "Mic"}),
+        ("source.add", {"settings": settings, "name": "Mic"}),
         ("source.start", {}),
         ("source.update", {"name": "Desk"}),
         ("condition.acknowledge", {"episode": "episode-1"}),
