@@ -35,7 +35,7 @@ from tests.fix_alerts import received
 from tests.fix_booth import Booth, running_booth
 from tests.fix_cli import made_folder
 from tests.fix_projections import LANE, Chain, Yard
-from tests.fix_servers import Trio, eventually, running_trio
+from tests.fix_servers import Trio, empty_database, eventually, running_trio
 from tests.fix_web import Web, running_web
 
 FAR_LANE = "p3"
@@ -409,6 +409,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresSect
     folder = tmp_path_factory.mktemp("room")
     with (
         running_trio(folder / "servers") as trio,
-        running_room(folder / "station", trio, postgres_server) as room,
+        empty_database(postgres_server) as postgres,
+        running_room(folder / "station", trio, postgres) as room,
     ):
         yield room

@@ -307,16 +307,21 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         yield section
 
 
-@pytest.fixture(name="postgres")
-def empty_database(postgres_server: PostgresSection) -> Iterator[PostgresSection]:
-    """A fresh, empty database; dropped after the test with whatever is still connected to it."""
+@contextmanager
+def empty_database(server: PostgresSection) -> Iterator[PostgresSection]:
+    """A fresh, empty database; dropped after the block with whatever is still connected to it."""
     name = f"test_{next(_counter)}"
-    with psycopg.connect(postgres_server.url, password=postgres_server.password, autocommit=True) as admin:
+    with psycopg.connect(server.url, password=server.password, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-        yield PostgresSection(
-            url=postgres_server.url.rpartition("/")[0] + f"/{name}", password=postgres_server.password
-        )
+        yield PostgresSection(url=server.url.rpartition("/")[0] + f"/{name}", password=server.password)
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(name="postgres")
+def database_of_one_test(postgres_server: PostgresSection) -> Iterator[PostgresSection]:
+    """An empty database for one test."""
+    with empty_database(postgres_server) as section:
+        yield section
 
 
 @pytest.fixture
