@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -181,6 +183,17 @@ def test_the_web_process_stops_at_once_though_a_page_listens(web: Web) -> None:
         web.process.send_signal(signal.SIGTERM)
         assert web.process.wait(10) == 0
         assert time.monotonic() - began < 2
+
+
+def test_hundreds_of_pages_are_open_at_once(web: Web) -> None:
+    """Each has its feed from one web process, which answers others meanwhile."""
+    host, port = web.url.removeprefix("http://").split(":")
+    with ExitStack() as pages:
+        for _ in range(300):
+            page = pages.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            page.sendall(f"GET /api/audio/live HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert page.recv(12) == b"HTTP/1.1 200"
+        assert web.client.get("/healthz").status_code == 200
 
 
 def test_the_cli_commands_by_address_too(demo: Web) -> None:
