@@ -139,7 +139,9 @@ class Node:
         )  # fmt: skip
         self._start("courier", courier.run, self._quiet)
         try:
-            self._sound = SoundServer(parts.recorder.folder, settings.ingest.host, settings.ingest.port)
+            self._sound = SoundServer(
+                parts.recorder.folder, settings.ingest.host, settings.ingest.port, parts.on_air
+            )
         except OSError as error:
             at = f"{settings.ingest.host}:{settings.ingest.port}"
             log.error("recordings are not served", address=at, detail=str(error))

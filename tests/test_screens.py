@@ -84,6 +84,12 @@ def test_a_clock_is_measured_against_when_redis_had_the_heartbeat() -> None:
     assert node("rx", beat(), 57_000, AT + timedelta(seconds=3)).clock_offset == 0.0
 
 
+def test_a_clock_is_as_its_node_measured_it() -> None:
+    """What the heartbeat says of it goes before what its time looks like; nonsense does not."""
+    assert node("rx", beat(clock=b"-2.250"), 57_000, AT).clock_offset == -2.25
+    assert node("rx", beat(clock=b"noon"), 57_000, AT - timedelta(seconds=4)).clock_offset == 7.0
+
+
 @pytest.mark.parametrize("left", [None, -1, -2, 99_999, b"x"])
 def test_without_knowing_when_it_came_no_clock_is_off(left: Any) -> None:
     """A heartbeat that never expires, or is gone, says nothing of its clock; nor does one of nonsense."""
