@@ -77,7 +77,7 @@ chaos: setup
 
 # One kill of the primary and one fault by chance: what CI has time for.
 chaos-short: setup
-	@timeout $(SHORT) $(BIN)/python -m tests.chaos --kills 1 --faults 1 --minutes 1.5 $(ARGS)
+	@timeout --kill-after=5 $(SHORT) $(BIN)/python -m tests.chaos --kills 1 --faults 1 --minutes 1.5 --or-skip $(ARGS)
 
 schedules: setup
 	@TOCSIN_TEST_ROUNDS=$(ROUNDS) TOCSIN_TEST_EXAMPLES=500 $(BIN)/python -m pytest -n $(WORKERS) -m "chaos or slow" $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, Engine, text
 
 from projections.database import unhurried
@@ -11,6 +12,8 @@ from projections.database import unhurried
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 0x746F6373_696E0001
 """The advisory lock under which one process at a time migrates ("tocsin", 1)."""
+
+log = structlog.get_logger(__name__)
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
@@ -24,12 +27,23 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Run the missing migrations inside the transaction of `connection`."""
+    """Run the missing migrations inside the transaction of `connection`.
+
+    Tables that a newer version has brought to itself are left as they are: while a station is upgraded both
+    versions work on them.
+    """
     # Alembic takes half a second to import and only this needs it.
     from alembic import command
     from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
+    stands = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision == "head" and stands is not None and stands not in known:
+        log.warning("the tables are of a newer version; they are left as they are", revision=stands)
+        return
     command.upgrade(config, revision)

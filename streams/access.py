@@ -20,6 +20,13 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 ANYONE = "-@all +@connection -client +client|setname +client|id +role +info +time +cluster|nodes"
 """WAIT, AUTH and PING are among @connection; of CLIENT only what concerns one's own connection."""
+UNUSED = "off resetpass +@all ~* &*"
+"""The default user of a server: nobody can log in as it, and it may do everything all the same.
+
+By its rights a server checks the transactions in its own append-only file when it starts (Redis, and Valkey
+before 9.1.2): with fewer it leaves out, silently, all that a function wrote.
+https://github.com/valkey-io/valkey/issues/3983
+"""
 LISTENING = "-@all +@connection -client +client|setname +role +info"
 """What all may do at a Sentinel, beside asking for the primary."""
 ASKING = (
@@ -56,7 +63,8 @@ def acl_file(station: str, passwords: Mapping[Role, str]) -> str:
     It holds hashes, not passwords. Raises InvalidName.
     """
     station_id(station)
-    return _lines(station, passwords, {role: rules(station, role) for role in ROLES})
+    granted = {role: rules(station, role) for role in ROLES}
+    return f"user default {UNUSED}\n{_lines(station, passwords, granted)}"
 
 
 def sentinel_acl_file(station: str, passwords: Mapping[Role, str]) -> str:
@@ -64,7 +72,8 @@ def sentinel_acl_file(station: str, passwords: Mapping[Role, str]) -> str:
     station_id(station)
     peers = f"{LISTENING} {ASKING} +publish +sentinel|is-master-down-by-addr"
     special = {"admin": "+@all ~* &*", "sentinel": peers, "replica": "-@all"}
-    return _lines(station, passwords, {role: special.get(role, f"{LISTENING} {ASKING}") for role in ROLES})
+    granted = {role: special.get(role, f"{LISTENING} {ASKING}") for role in ROLES}
+    return f"user default off resetpass -@all\n{_lines(station, passwords, granted)}"
 
 
 def rules(station: str, role: Role) -> str:
@@ -211,4 +220,4 @@ def _lines(station: str, passwords: Mapping[Role, str], granted: Mapping[Role, s
         for role in ROLES
         if role in passwords
     ]
-    return "\n".join(["user default off resetpass -@all", *users, ""])
+    return "\n".join([*users, ""])

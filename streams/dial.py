@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from redis.backoff import NoBackoff
@@ -10,6 +11,20 @@ from redis.retry import Retry
 
 from streams import tls
 from streams.settings import RedisSection
+
+
+class Secured(SSLConnection):
+    """Over TLS, verified as `streams.tls` says and not as redis-py does.
+
+    That makes a context for each connection, and lets the machine's own authorities vouch for a server too.
+    """
+
+    def __init__(self, *, settings: RedisSection, **others: Any) -> None:
+        super().__init__(**others)
+        self._settings = settings
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> socket.socket:
+        return tls.context(self._settings).wrap_socket(sock, server_hostname=self.host)
 
 
 def dial(
@@ -24,8 +39,8 @@ def dial(
 ) -> Connection:
     """A connection, not yet made, with user and password of `login` (each may be empty)."""
     user, password = login
-    secured: dict[str, Any] = tls.arguments(redis) if tls.encrypted(redis) else {}
-    kind = SSLConnection if secured else Connection
+    secured = tls.encrypted(redis)
+    kind = Secured if secured else Connection
     return kind(
         host=host,
         port=port,
@@ -38,5 +53,5 @@ def dial(
         socket_timeout=reply_timeout,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
-        **secured,
+        **({"settings": redis} if secured else {}),
     )

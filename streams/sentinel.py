@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from redis.connection import Connection
+from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import NoPermissionError, RedisError
 
 from streams.dial import dial
@@ -110,16 +111,21 @@ def majority(redis: RedisSection) -> int:
     return len(redis.sentinels) // 2 + 1
 
 
-def ask(redis: RedisSection, enough: Callable[[list[Opinion]], bool] | None = None) -> list[Opinion]:
+def ask(
+    redis: RedisSection,
+    enough: Callable[[list[Opinion]], bool] | None = None,
+    kept: dict[str, Connection] | None = None,
+) -> list[Opinion]:
     """The opinions of all Sentinels that answer within ASK_TIMEOUT, asked at the same time.
 
     Those that come after what is `enough` are not waited for, and once a majority has answered the
-    others have only STRAGGLING more: one of them was on the host that has just died.
+    others have only STRAGGLING more: one of them was on the host that has just died. Whoever asks again and
+    again has the connections `kept`, by Sentinel: over TLS, making one costs far more than the question.
     """
     answers: SimpleQueue[Opinion | None] = SimpleQueue()
 
     def one(sentinel: str) -> None:
-        answers.put(_opinion(sentinel, redis))
+        answers.put(_opinion(sentinel, redis, kept))
 
     # No pool: its threads could not be had any more while a process ends, and would be waited for.
     for sentinel in redis.sentinels:
@@ -156,22 +162,39 @@ def ask_each(redis: RedisSection) -> dict[str, Opinion | None]:
     return dict(found)
 
 
-def _opinion(sentinel: str, redis: RedisSection) -> Opinion | None:
-    connection = open_sentinel(sentinel, redis)
+def _opinion(sentinel: str, redis: RedisSection, kept: dict[str, Connection] | None = None) -> Opinion | None:
+    held = kept.pop(sentinel, None) if kept is not None else None
+    connection = held or open_sentinel(sentinel, redis)
     try:
-        connection.connect()
-        asking = (("SENTINEL", "MASTER", redis.service), ("SENTINEL", "REPLICAS", redis.service))
-        connection.send_packed_command(connection.pack_commands(asking))
-        said = connection.read_response()
         try:
-            replicas = connection.read_response()
-        except NoPermissionError:
-            replicas = None
-        return _parse(said, replicas)
+            opinion = _asked(connection, redis)
+        except Broken:
+            if held is None:
+                raise
+            # It was restarted since: only a new connection says whether it answers.
+            connection = open_sentinel(sentinel, redis)
+            opinion = _asked(connection, redis)
     except (RedisError, OSError, KeyError, ValueError):
-        return None
-    finally:
         connection.disconnect()
+        return None
+    if kept is None:
+        connection.disconnect()
+    else:
+        kept[sentinel] = connection
+    return opinion
+
+
+def _asked(connection: Connection, redis: RedisSection) -> Opinion:
+    """What the Sentinel at the other end says. Raises RedisError, OSError, KeyError, ValueError."""
+    connection.connect()
+    asking = (("SENTINEL", "MASTER", redis.service), ("SENTINEL", "REPLICAS", redis.service))
+    connection.send_packed_command(connection.pack_commands(asking))
+    said = connection.read_response()
+    try:
+        replicas = connection.read_response()
+    except NoPermissionError:
+        replicas = None
+    return _parse(said, replicas)
 
 
 def open_sentinel(sentinel: str, redis: RedisSection) -> Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,9 @@ OLDEST = {"redis": (7, 0), "valkey": (8, 0)}
 WAITAOF_SINCE = {"redis": (7, 2), "valkey": (8, 0)}
 """WAITAOF (durability `disk`) came with Redis 7.2; every supported Valkey has it."""
 
+READS_ALL_SINCE = {"valkey": (9, 1, 2)}
+"""Others check what their append-only file holds by the rights of the default user."""
+
 
 class Asked(Protocol):
     """What is asked: a `streams.connection.Link`, or anything else that runs a command."""
@@ -19,13 +23,17 @@ class Asked(Protocol):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server said of itself. `fsync` is empty where it does not let us ask."""
+    """What a server said of itself. `fsync` is empty where it does not let us ask.
+
+    `forgets` says that after a restart it would lack what functions wrote (`access.UNUSED` says why).
+    """
 
     product: str
     version: tuple[int, ...]
     eviction: str
     append_only: bool
     fsync: str = ""
+    forgets: bool = False
 
     @property
     def waits_for_disks(self) -> bool:
@@ -70,13 +78,19 @@ def describe(link: Asked) -> Server:
     for section in ("server", "memory", "persistence"):
         facts |= _pairs(link.call("INFO", section))
     product = "valkey" if "valkey_version" in facts else "redis"
+    version = _version(facts[f"{product}_version"])
     asked = _permitted(link, "CONFIG", "GET", "appendfsync")
+    # Who may not ask the one may not ask the other, and would be noted for it twice.
+    nobody = [_text(one) for one in _permitted(link, "ACL", "GETUSER", "default")] if asked else []
+    rights = dict(zip(nobody[::2], nobody[1::2], strict=False))
+    may_all = rights.get("commands", "+@all").startswith("+@all") and "~*" in rights.get("keys", "~*")
     return Server(
         product=product,
-        version=_version(facts[f"{product}_version"]),
+        version=version,
         eviction=facts["maxmemory_policy"],
         append_only=facts["aof_enabled"] == "1",
         fsync=_text(asked[1]) if len(asked) > 1 else "",
+        forgets=not may_all and version < READS_ALL_SINCE.get(product, (math.inf,)),
     )
 
 
@@ -120,6 +134,17 @@ def faults_of(server: Server) -> list[Fault]:
                 "no",
                 "everysec or always",
                 "CONFIG SET appendfsync everysec, and set it in the server's configuration file",
+            )
+        )
+    if server.append_only and server.forgets:
+        faults.append(
+            Fault(
+                "the default user",
+                "without rights",
+                "off, but with all rights",
+                "ACL SETUSER default off resetpass +@all ~* &*, and set it in the server's ACL file "
+                "(tocsin access acl): when it starts, this server checks its own append-only file by them, "
+                "and would leave out what functions wrote",
             )
         )
     return faults

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,8 @@ class Border:
         self._is_open = threading.Event()
         self._is_open.set()
         self._closed = False
+        self.delay = 0.0
+        """Seconds that what crosses is under way."""
         self._sockets: list[socket.socket] = []
 
     def way(self, port: int, crosses: Callable[[str], bool]) -> int:
@@ -92,6 +95,7 @@ class Border:
             while chunk := source.recv(1 << 20):
                 if crosses:
                     self._is_open.wait()
+                    time.sleep(self.delay)
                 target.sendall(chunk)
         if crosses:
             self._is_open.wait()

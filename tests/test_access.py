@@ -21,7 +21,7 @@ from ingest.service import Node
 from projections.groups import list_groups
 from projections.reads import Away, Reads
 from projections.service import Service
-from streams.access import ROLES, Role, acl_file, user_name
+from streams.access import ROLES, UNUSED, Role, acl_file, user_name
 from streams.audit import head_of, verify
 from streams.connection import Unreachable, connect
 from streams.durability import Prover
@@ -29,6 +29,7 @@ from streams.group_messages import GroupCreate
 from streams.library import MayNotLoad, load_library
 from streams.names import STATION_LANE, StationKeys
 from streams.replay import stored
+from streams.server_check import WrongServer, check_server, describe
 from streams.settings import KeysSection, PostgresSection, Settings, StationSection
 from streams.signing import create_key, load_keyring
 from streams.tail import Tail
@@ -325,3 +326,31 @@ def test_the_acl_file_holds_no_password() -> None:
     assert re.findall(r"^user (\S+) on #[0-9a-f]{64} ", text, re.MULTILINE) == [
         user_name(STATION, role) for role in ROLES
     ]
+
+
+def test_what_functions_wrote_is_there_after_a_restart(guarded: Guarded) -> None:
+    """A server reads its file by the default user's rights: nobody logs in as it, and it has all of them."""
+    two = "redis.call('SET', KEYS[1], 1) redis.call('SET', KEYS[2], 2)"
+    keys = ("tocsin:guarded:one", "tocsin:guarded:two")
+    guarded.ask("admin", "EVAL", two, 2, *keys)
+    guarded.ask("admin", "DEBUG", "LOADAOF")
+    assert guarded.ask("admin", "MGET", *keys) == ["1", "2"]
+    for login in (("", ""), ("default", ""), ("default", "x")):
+        with pytest.raises(Refused):
+            ask(guarded.port, login, "GET", keys[0], timeout=2)
+
+
+def test_a_server_that_would_leave_out_what_functions_wrote_is_refused(guarded: Guarded) -> None:
+    """As the admin, and told what to change; a Valkey that reads all of its file may have it as it likes."""
+    link = connect(guarded.redis("admin"), "test")
+    link.call("ACL", "SETUSER", "default", "off", "-@all", "resetkeys")
+    try:
+        version = describe(link)
+        assert version.forgets is (version.product == "redis")
+        if version.forgets:
+            with pytest.raises(WrongServer, match=r"ACL SETUSER default off resetpass \+@all ~\* &\*"):
+                check_server(link)
+    finally:
+        link.call("ACL", "SETUSER", "default", *UNUSED.split())
+    assert not check_server(link).forgets
+    link.close()

@@ -29,7 +29,7 @@ def sound() -> History:
         fact(3, "command.superseded", "one", sequence=1, by="two", type="source.start"),
         fact(4, "source.starting", "two"),
         fact(5, "command.completed", "two", sequence=2, type="source.start"),
-        fact(6, "alert.received", None, hearing="n/1/1", header="ZCZC"),
+        fact(6, "alert.received", None, hearing="n/1/1", header="ZCZC", spool="n/1/1"),
         fact(7, "command.completed", "three", sequence=3, type="source.stop"),
     ]
     rows = {"one": (LANE, 3, "superseded"), "two": (LANE, 5, "completed"), "three": (LANE, 7, "completed")}
@@ -43,6 +43,7 @@ def sound() -> History:
         rows=dict(rows),
         rebuilt=dict(rows),
         hearings={"a ZCZC": 1},
+        spooled=["n/1/1"],
         waiting={LANE: 0},
     )
 
@@ -161,6 +162,17 @@ def alert_twice(history: History) -> None:
     history.hearings["a ZCZC"] = 2
 
 
+def spool_lost(history: History) -> None:
+    """What lay in a spool never reached the log."""
+    history.spooled.append("n/1/2")
+
+
+def spool_twice(history: History) -> None:
+    """It was put there by two nodes."""
+    for facts in (history.log[LANE], history.archive[LANE]):
+        facts.append(fact(8, "alert.received", None, hearing="n/1/1", header="ZCZC", spool="n/1/1"))
+
+
 def waits(history: History) -> None:
     """A command waits for ever."""
     history.waiting[LANE] = 1
@@ -191,6 +203,8 @@ WRONG: dict[Callable[[History], None], str] = {
     rebuilt_otherwise: "projections equal replay",
     alert_lost: "alerts once",
     alert_twice: "alerts once",
+    spool_lost: "spooled facts once",
+    spool_twice: "spooled facts once",
     waits: "nobody needed",
     stands_still: "nobody needed",
 }

@@ -45,6 +45,11 @@ def test_running_it_again_keeps_everything(tmp_path: Path) -> None:
     for name in ("redis-2.pem", "redis-2.key"):
         (tmp_path / "made" / "tls" / name).unlink()
     assert init_deploy(tmp_path / "made").files == 2
+    # The rights of another version: an upgrade brings those of this one, and the passwords stay.
+    rights = tmp_path / "made" / "secrets" / "redis.acl"
+    rights.write_text("user default off -@all\n")
+    init_deploy(tmp_path / "made")
+    assert rights.read_bytes() == before[rights]
 
 
 def test_a_station_is_named_as_everywhere(tmp_path: Path) -> None:
@@ -71,13 +76,14 @@ def test_certificates_hold_for_their_host_and_no_other(deployment: Made) -> None
 
 
 def test_the_first_keys_sign_and_the_public_halves_verify(deployment: Made) -> None:
-    """Who executes commands holds nothing by which to sign one."""
+    """Who executes commands holds nothing by which to sign what people may: a node reports, and no more."""
     keys = folder(deployment) / "keys"
     assert load_key(keys, "operator").role == "engineer"
     assert load_key(keys, "web").role == "operator"
+    assert {load_key(keys, name).role for name in ("ingest-1", "ingest-2")} == {"node"}
     assert [(one.algorithm, one.secret) for one in load_keyring(keys / "public").values()] == [
         ("ed25519", "")
-    ] * 2
+    ] * len(list(keys.glob("*.json")))
 
 
 @pytest.mark.parametrize("files", FILES.values(), ids=FILES)
@@ -117,7 +123,7 @@ def test_every_container_is_hardened(deployment: Made) -> None:
 
 
 def test_each_container_is_given_the_passwords_of_its_roles_alone(deployment: Made) -> None:
-    """Of the Redis users' passwords, an ingest node has that of `ingest`; only guards have `admin`'s."""
+    """A node has the Redis passwords of `ingest` and, to report, `submitter`; only guards have `admin`'s."""
     services = read(ROOT / SENTINEL, env_file(deployment.settings))
     found = {
         name: sorted(mount.source.name.split("-")[1].split(".")[0] for mount in service.mounts
@@ -131,7 +137,7 @@ def test_each_container_is_given_the_passwords_of_its_roles_alone(deployment: Ma
         "redis-3",
         "functions",
     }
-    assert found["ingest-1"] == ["ingest"]
+    assert found["ingest-1"] == ["ingest", "submitter"]
     assert found["control-1"] == ["control"]
     assert found["projections-2"] == ["projections"]
     assert found["web-1"] == ["reader", "submitter"]
@@ -143,6 +149,22 @@ def test_the_shipped_settings_are_settings(deployment: Made) -> None:
     env = {"TOCSIN_POSTGRES_PASSWORD_FILE": str(secrets / "postgres.password")}
     assert load(ROOT / "deploy/tocsin/station.toml", env).redis.replicas == 2
     assert load(ROOT / "deploy/tocsin/station-cluster.toml", env).redis.replicas == 1
+
+
+def test_a_node_may_write_where_it_keeps_what_it_hears(deployment: Made) -> None:
+    """Its spool and its recordings lie in a folder of its own, not on the root that cannot be written."""
+    services = read(ROOT / SENTINEL, env_file(deployment.settings))
+    env = {"TOCSIN_POSTGRES_PASSWORD_FILE": str(folder(deployment) / "secrets" / "postgres.password")}
+    for file in ("station.toml", "station-cluster.toml"):
+        settings = load(ROOT / "deploy/tocsin" / file, env)
+        for kept in (settings.ingest.spool, settings.recordings.directory):
+            # Found beside the file that says so, which lies in the node's folder there.
+            inside = Path("/srv/station") / Path(kept).relative_to(ROOT / "deploy/tocsin")
+            for node in ("ingest-1", "ingest-2"):
+                (mount,) = (one for one in services[node].mounts if one.target == str(inside.parent))
+                assert not mount.read_only
+    for node in ("ingest-1", "ingest-2"):
+        assert services[node].environment["TOCSIN_INGEST_HOST"] == node, "the web fetches recordings there"
 
 
 def test_the_image_is_made_of_what_is_there() -> None:
@@ -179,6 +201,7 @@ def check_parade(told: dict[str, Any]) -> None:
     assert "not_ready" not in told, told
     assert told["confirmed"] == "completed"
     assert told["archived"]
+    assert told["rejoined"]
     assert told["web"] == {"without_token": 401, "with_token": 200, "page": 200}
     assert told["scraped"]
     assert 0 not in told["users"].values()

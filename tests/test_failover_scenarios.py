@@ -213,6 +213,31 @@ def test_an_old_primary_that_is_ahead_is_not_elected_again(
         assert trio.ask(old, "EXISTS", f"only-{old}") == 0
 
 
+@pytest.mark.chaos
+def test_a_slow_line_to_one_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round: int) -> None:
+    """What is confirmed has crossed it and come back; it is slower, and nobody is promoted for that."""
+    monkeypatch.setattr("streams.worker.IDLE", 0.2)
+    with running_sides(tmp_path / "sides") as sides:
+        monkeypatch.setattr("streams.connection.dial", sides.dial)
+        hall = Hall(sides.redis, tmp_path)
+        prover = Prover(sides.island)
+        load = Load(hall, prover, redis=sides.island)
+        with working(hall, Scripted(), redis=sides.island, prover=prover), load.at_work():
+            load.flows()
+            sides.border.delay = 0.05
+            submitter, began = hall.submitter(), time.monotonic()
+            answer = submitter.submit(hall.command(source="far"), timeout=20)
+            load.answers.append(answer)
+            assert answer.outcome == "completed"
+            assert time.monotonic() - began > 2 * sides.border.delay
+            load.flows()
+            sides.border.delay = 0.0
+            load.flows()
+            assert sides.primary() == "redis-1"
+        check_told(hall, load)
+        hall.close()
+
+
 def test_a_primary_cut_off_with_one_replica_and_its_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round: int
 ) -> None:

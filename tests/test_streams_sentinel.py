@@ -7,6 +7,7 @@ import time
 
 import msgspec
 import pytest
+from redis.connection import Connection
 
 from streams.connection import Unreachable, connect
 from streams.sentinel import Address, NoPrimary, Opinion, agreed, ask, chosen, confirmed, primary_address
@@ -52,6 +53,21 @@ def test_the_sentinels_name_the_primary(shared_trio: Trio) -> None:
     assert primary_address(redis) == primary
     assert confirmed(redis, primary)
     assert not confirmed(redis, Address("127.0.0.1", shared_trio.port(shared_trio.replicas()[0])))
+
+
+def test_who_asks_again_and_again_makes_no_new_connections(shared_trio: Trio) -> None:
+    """Each is asked over the connection that was kept; over a new one where that broke meanwhile."""
+    redis, kept = shared_trio.redis, dict[str, Connection]()
+    first = ask(redis, kept=kept)
+    connections = dict(kept)
+    assert len(connections) == 3
+    assert len(ask(redis, kept=kept)) == len(first) == 3
+    assert kept == connections
+    kept[redis.sentinels[0]]._sock.shutdown(socket.SHUT_RDWR)
+    assert len(ask(redis, kept=kept)) == 3
+    assert {name for name in kept if kept[name] is not connections[name]} == {redis.sentinels[0]}
+    for connection in kept.values():
+        connection.disconnect()
 
 
 def test_another_service_or_password_is_nobodys(shared_trio: Trio) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from streams.connection import Unreachable, connect
 from streams.sentinel import primary_address
 from streams.settings import RedisSection, load
 from streams.tail import Tail
-from streams.tls import verified
+from streams.tls import _context, context, verified
 from tests.fix_servers import eventually
 from tests.fix_streams import Hall, Scripted, insist, working
 from tests.fix_tls import Sealed, asked
@@ -75,6 +76,32 @@ def test_a_certificate_of_another_authority_is_refused(sealed: Sealed) -> None:
     refused(msgspec.structs.replace(sealed.redis, ca_file=stranger))
     # The machine's own authorities know nothing of it either.
     refused(msgspec.structs.replace(sealed.alone(), ca_file=""))
+
+
+def test_the_machines_own_authorities_do_not_count_beside_ours(
+    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the settings name one, a server that only the others vouch for is refused."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(sealed.authority.file))
+    _context.cache_clear()
+    assert connect(msgspec.structs.replace(sealed.alone(), ca_file=""), "test").call("PING") == b"PONG"
+    refused(msgspec.structs.replace(sealed.alone(), ca_file=str(sealed.other.file)))
+    _context.cache_clear()
+
+
+def test_a_connection_is_verified_by_what_was_read_once_and_again_when_it_changed(
+    sealed: Sealed, tmp_path: Path
+) -> None:
+    """Reading the authorities takes far longer than a handshake; a file that was replaced counts at once."""
+    own = tmp_path / "ca.pem"
+    own.write_bytes(sealed.authority.file.read_bytes())
+    redis = msgspec.structs.replace(sealed.alone(), ca_file=str(own))
+    first = context(redis)
+    assert connect(redis, "test").call("PING") == b"PONG"
+    assert context(redis) is first
+    own.write_bytes(sealed.other.file.read_bytes())
+    os.utime(own, ns=(0, own.stat().st_mtime_ns + 1))
+    refused(redis)
 
 
 def test_a_certificate_of_another_host_is_refused(sealed: Sealed) -> None:

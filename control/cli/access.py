@@ -13,6 +13,7 @@ from control.station.users import Users, make_passwords, users_of
 from streams.access import ROLES, WORK, password_file, user_name
 from streams.connection import connect
 from streams.library import load_library, version
+from streams.server_check import check_server
 
 
 @click.group()
@@ -65,9 +66,14 @@ def acl(sentinel: bool) -> None:
 @access.command("load")
 @options.reading
 def load() -> None:
-    """Load the server-side functions, as the user `admin`: nobody else may. Do so after each upgrade."""
+    """Load the server-side functions, as the user `admin`: nobody else may. Do so after each upgrade.
+
+    A server whose settings would break a promise is refused, with what to change.
+    """
     link = connect(session.place().settings().as_role("admin").redis, "access")
     try:
+        for primary in link.primaries():
+            check_server(primary)
         load_library(link)
     finally:
         link.close()

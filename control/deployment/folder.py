@@ -3,7 +3,7 @@
 authority/   ca.pem, and ca.key: needed to certify more hosts, best kept off this machine
 tls/         a certificate and its key for each server; front.pem for the published port
 secrets/     passwords, ACL files (hashes), the web's token
-keys/        who may sign: operator.json (yours), web.json; keys/public has what verifies
+keys/        who may sign: operator.json (yours), web.json, the nodes'; keys/public has what verifies
 data/        what the containers write, a folder each
 media/       recordings that file sources play
 """
@@ -28,11 +28,12 @@ SERVICE = "tocsin"
 REDIS = ("redis-1", "redis-2", "redis-3")
 SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 POSTGRES = ("postgres-1", "postgres-2")
+NODES = ("ingest-1", "ingest-2")
 FRONT = "front"
 CLUSTER = ("redis-4", "redis-5", "redis-6")
 """The further servers of deploy/docker-compose.cluster.yml."""
 WRITES = (
-    *REDIS, *SENTINELS, *POSTGRES, *CLUSTER, "ingest-1", "ingest-2", "control-1", "control-2",
+    *REDIS, *SENTINELS, *POSTGRES, *CLUSTER, *NODES, "control-1", "control-2",
     "projections-1", "projections-2", "web-1", "web-2", "prometheus", "cli",
 )  # fmt: skip
 CONTAINER_USER = 10001
@@ -58,8 +59,8 @@ def init_deploy(
 ) -> Made:
     """Make what is missing in the folder at `path`; what is there is kept, so that it can be run again.
 
-    `hosts` are the names and addresses under which people will open the published port, `servers` those
-    of machines that run Redis or PostgreSQL without containers.
+    Only the ACL files, which follow from passwords and version, are written anew. `hosts` are the names and
+    addresses under which people will open the published port, `servers` those of machines without containers.
     Raises InvalidName, OSError.
     """
     station_id(station)
@@ -79,7 +80,7 @@ def init_deploy(
         both = authority.certify(path / "tls" / "front-certificate", [*hosts, FRONT])
         write_new(path / "tls" / "front.pem", both)
     _make_secrets(path / "secrets", station)
-    _make_keys(path / "keys")
+    _make_keys(path / "keys", [*NODES, *servers])
     owner = CONTAINER_USER if os.geteuid() == 0 else os.getuid()
     group = CONTAINER_USER if os.geteuid() == 0 else os.getgid()
     settings = {"TOCSIN_DEPLOY": path, "TOCSIN_STATION_ID": station, "TOCSIN_UID": owner, "TOCSIN_GID": group}
@@ -100,9 +101,11 @@ def _make_secrets(folder: Path, station: str) -> None:
     replica = (folder / "postgres-replica.password").read_text("utf-8").strip()
     _write(folder / "postgres.pgpass", f"*:*:*:replica:{replica}\n")
     users = users_of(station, folder)
+    for name, text in {"redis.acl": users.of_servers(), "sentinel.acl": users.of_sentinels()}.items():
+        if (folder / name).exists() and (folder / name).read_text("utf-8") != text:
+            (folder / name).unlink()
+        _write(folder / name, text)
     for name, text in {
-        "redis.acl": users.of_servers(),
-        "sentinel.acl": users.of_sentinels(),
         "redis-users.conf": _followed_as(users),
         "sentinel-users.conf": _watched_as(users),
     }.items():
@@ -124,9 +127,12 @@ def _watched_as(users: Users) -> str:
     )
 
 
-def _make_keys(folder: Path) -> None:
-    """The first key of people, and the one by which the web process signs what they do in the browser."""
-    roles: dict[str, Role] = {"operator": "engineer", "web": "operator"}
+def _make_keys(folder: Path, nodes: Sequence[str]) -> None:
+    """The first key of people, that of the web process for what they do in the browser, one for each node.
+
+    A node reports by its own what it has spooled of a lane that another owns by then.
+    """
+    roles: dict[str, Role] = {"operator": "engineer", "web": "operator", **dict.fromkeys(nodes, "node")}
     for name, role in roles.items():
         if not (folder / f"{name}.json").exists():
             key = create_key(folder, name, role, "ed25519")

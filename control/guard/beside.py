@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
+from redis.connection import Connection
 
 from control.guard import replication, rules
 from control.guard.hosts import Hosts, is_number
@@ -56,8 +57,10 @@ class Guard:
     ) -> None:
         self._redis = redis
         self._name = "{}:{}".format(*server)
-        self._server = Remote(server, redis)
+        self._server = Remote(server, redis, kept=True)
         self._others = {peer: Remote(peer, redis) for peer in peers}
+        self._sentinels: dict[str, Connection] = {}
+        """Connections to them, kept from look to look."""
         self._given = server
         self._hosts = Hosts()
         self._command = tuple(command)
@@ -91,7 +94,7 @@ class Guard:
         """Look once and do what must be done; how long to wait until the next look."""
         self._reap()
         self._hosts.look_again()
-        opinions = sentinel.ask(self._redis)
+        opinions = sentinel.ask(self._redis, kept=self._sentinels)
         named = majority(opinions, self._redis)
         said = replication.standing(self._server)
         if said is None:

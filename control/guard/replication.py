@@ -23,8 +23,11 @@ class Asked(Protocol):
 
 def facts(server: Asked, section: str) -> dict[str, str]:
     """A section of the server's INFO."""
-    text = str(server.call("INFO", section))
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return _pairs(server.call("INFO", section))
+
+
+def _pairs(text: Any) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in str(text).splitlines() if ":" in line)
 
 
 def lane_heads(server: Asked) -> dict[str, int]:
@@ -60,8 +63,8 @@ def set_priority(server: Asked, priority: int) -> None:
 def standing(server: Asked) -> Standing | None:
     """What the server says of itself; None where it does not answer."""
     try:
-        said = facts(server, "replication")
-        priority = int(server.call("CONFIG", "GET", "replica-priority")[1])
+        text, priorities = server.batch([("INFO", "replication"), ("CONFIG", "GET", "replica-priority")])
+        said, priority = _pairs(text), int(priorities[1])
     except (NoAnswer, Refused):
         return None
     if said["role"] == "master":

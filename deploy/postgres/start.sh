@@ -9,6 +9,8 @@ umask 077
 me=$1 peer=$2 first=$3
 data=/data/main
 export PGCONNECT_TIMEOUT=3
+# Whether its control file has the timeline that it writes.
+CHECKPOINTED="SELECT timeline_id = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int FROM pg_control_checkpoint()"
 leader="host=$peer port=5432 user=replica sslmode=verify-full sslrootcert=/run/secrets/ca.pem passfile=/run/secrets/postgres.pgpass"
 
 say() { echo "start.sh: $*" >&2; }
@@ -38,7 +40,8 @@ create() {
         echo "CREATE DATABASE tocsin OWNER tocsin;"
         # Whether the standby has it on its disk.
         echo "GRANT pg_read_all_stats TO tocsin;"
-        # What pg_rewind reads.
+        # What pg_rewind needs: the timeline of the one that leads, on its disk, and its files.
+        echo "GRANT pg_checkpoint TO replica;"
         echo "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO replica;"
         echo "GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO replica;"
         echo "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO replica;"
@@ -52,6 +55,10 @@ rejoin() {
     say "$peer leads now: this one becomes its standby"
     rm -f "$data/postmaster.pid"
     postgres --single -D "$data" -c archive_mode=off postgres </dev/null >/dev/null 2>&1 || true
+    # Before its first checkpoint a promoted server still shows its old timeline, and pg_rewind would find nothing to do.
+    until [ "$(psql "$leader dbname=postgres" -Atc "$CHECKPOINTED" 2>/dev/null)" = t ]; do
+        psql "$leader dbname=postgres" -qc CHECKPOINT 2>/dev/null || sleep 1
+    done
     if ! pg_rewind --target-pgdata="$data" --source-server="$leader dbname=postgres"; then
         say "it cannot be rewound: all is copied anew, the old folder is kept as main.former"
         rm -rf "$data.former"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,14 +15,27 @@ from tests.chaos.report import write_report
 from tests.chaos.run import Plan, Run
 from tests.chaos.stage import ROOT, Missing
 
+PROXIED = ("-m", "slow or chaos", "tests/test_failover_scenarios.py", "tests/test_cluster_island.py")
+"""The schedules of a second by real servers, guards and Sentinels, as anybody may start them."""
+
 
 def main() -> int:
-    """0: no violation; 1: there is one; 2: this machine has no room for it."""
+    """0: no violation; 1: there is one; 2: a program is missing.
+
+    Where there may be no network namespaces, what `PROXIED` plays takes its place, without a report.
+    """
     asked = _arguments()
     if not namespace.is_inside():
-        if lacking := namespace.missing():
-            print(f"make chaos needs {lacking}: run it where there are some", file=sys.stderr)
-            return 2
+        lacking = namespace.missing()
+        if lacking and asked.or_skip:
+            print(f"no {lacking} here: chaos is not played", file=sys.stderr)
+            return 0
+        if lacking:
+            print(
+                f"no {lacking} here: the schedules that need none are played, cut by a TCP proxy",
+                file=sys.stderr,
+            )
+            return subprocess.run((sys.executable, "-m", "pytest", "-n", "0", *PROXIED), cwd=ROOT).returncode
         # Where it is made, not in there: in a user namespace nothing could be given to another user.
         folder = Path(asked.out or ROOT / "build" / "chaos" / time.strftime("%Y%m%d-%H%M%S")).absolute()
         init_deploy(folder / "deployment")
@@ -34,7 +48,7 @@ def main() -> int:
         outcome = Run(folder, plan).play()
     except Missing as missing:
         print(f"make chaos needs {missing}, which is not on this machine", file=sys.stderr)
-        return 2
+        return 0 if asked.or_skip else 2
     write_report(folder / "report.html", outcome.records, outcome.violations, outcome.told)
     for violation in outcome.violations[:50]:
         print(f"VIOLATION  {violation.rule}: {violation.detail}")
@@ -52,6 +66,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0, help="begin no fault after so many minutes")
     how = "seconds that the station gets to be well again by itself"
     parser.add_argument("--patience", type=float, default=90, help=how)
+    parser.add_argument(
+        "--or-skip", action="store_true", help="end well where something that it needs is missing"
+    )
     parser.add_argument("--out", default="", help="folder of the run (else build/chaos/DATE)")
     return parser.parse_args()
 

@@ -43,7 +43,9 @@ def bind(source, target, *, read_only):
         Path(target).mkdir(parents=True, exist_ok=True)
     else:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(target).touch()
+        # What is there may lie in a folder that is only shown.
+        if not Path(target).exists():
+            Path(target).touch()
     mount(source, target, flags=MS_BIND | MS_REC)
     if read_only:
         try:

@@ -157,6 +157,15 @@ def alerts_once(history: History) -> Iterator[str]:
             yield f"{alert} was heard {wanted} times by the log and {found} times by the read model"
 
 
+def spooled_once(history: History) -> Iterator[str]:
+    """What a node spooled stands in the log once, whoever put it there; nothing spooled stands twice."""
+    stands = Counter(
+        str(fact.data["spool"]) for facts in history.log.values() for fact in facts if "spool" in fact.data
+    )
+    yield from (f"{id} was spooled and stands nowhere" for id in history.spooled if not stands[id])
+    yield from (f"{id} was spooled once and stands {n} times" for id, n in stands.items() if n > 1)
+
+
 def nobody_needed(history: History) -> Iterator[str]:
     """Nothing waits at the end, and nothing needs a person."""
     yield from (f"{count} commands wait in {lane}" for lane, count in history.waiting.items() if count)
@@ -173,5 +182,6 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "archived": archived,
     "projections equal replay": projected,
     "alerts once": alerts_once,
+    "spooled facts once": spooled_once,
     "nobody needed": nobody_needed,
 }

@@ -30,9 +30,14 @@ def collect(settings: Settings, told: list[Told]) -> History:
     archive = ArchiveReader(settings.postgres)
     with closing(connect(settings.redis, "collect")) as link:
         for lane in lanes:
-            entries = list(stored(link, keys.lane(lane)))
-            history.log[lane] = [_fact(raw, stated.decode()) for raw, stated in entries]
             history.archive[lane] = [_fact(raw, stated) for raw, stated in archive.after(lane, 0)]
+            entries = list(stored(link, keys.lane(lane)))
+            # What Redis has let go of is read where any reader goes for it.
+            oldest = decode_event(entries[0][0]).seq if entries else 1
+            gone = archive.after(lane, 0, oldest - 1) if oldest > 1 else ()
+            history.trimmed += oldest - 1
+            entries = [*((raw, stated.encode()) for raw, stated in gone), *entries]
+            history.log[lane] = [_fact(raw, stated.decode()) for raw, stated in entries]
             history.waiting[lane] = waiting_commands(link, keys.lane(lane))
             history.verified += _verified(link, keys, lane, entries)
     with closing(connect_to(settings.postgres, name="collect")) as wire:

@@ -6,23 +6,28 @@ cut off is a host: a Redis goes with the Sentinel of its number.
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from control.guard import replication
 from control.guard.remote import Remote
-from tests.chaos.station import Station
+from streams.connection import Unreachable
+from streams.names import lane_for
+from tests.chaos.station import POSTGRES, RADIO, NotReady, Station
 
 REDIS = ("redis-1", "redis-2", "redis-3")
 SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 NODES = ("ingest-1", "ingest-2")
 WORKERS = ("projections-1", "projections-2", "control-1", "control-2", "web-1", "web-2")
-POSTGRES = ("postgres-1", "postgres-2")
 OPERATORS = ("operator-1", "operator-2")
+
+PAST_LEASE = 13.5
+"""Seconds after which others own what a node owned (`streams.lease.LENGTH` is 12)."""
 
 Do = Callable[[Station, random.Random], str]
 Pick = Callable[[Station, random.Random], str]
@@ -115,6 +120,19 @@ def isolate(pick: Pick, least: float, most: float, *, one_way: bool = False) -> 
     return do
 
 
+def part(pick: Pick, other: Pick, *, one_way: bool = False) -> Do:
+    """Cut two containers off from one another, and from nobody else; or let only the first not be heard."""
+
+    def do(station: Station, draw: random.Random) -> str:
+        here, there, seconds = pick(station, draw), other(station, draw), draw.uniform(3, 10)
+        station.stage.cut([here], [there], both_ways=not one_way)
+        time.sleep(seconds)
+        station.stage.mend([here], [there])
+        return f"{here} from {there} for {seconds:.1f} s"
+
+    return do
+
+
 def island(station: Station, draw: random.Random) -> str:
     """The primary with one replica, an operator, a node and no Sentinel, cut off from all else."""
     leads, spare = primary(station), draw.choice(replicas(station))
@@ -143,7 +161,7 @@ def resume_after_promotion(seconds: float) -> Do:
 
 
 def _leads(station: Station, name: str) -> bool:
-    said = replication.standing(Remote((name, 6379), station.settings().redis))
+    said = replication.standing(station.remote(name))
     return said is not None and said.role == "master"
 
 
@@ -211,14 +229,66 @@ def promote_postgres(station: Station, draw: random.Random) -> str:
 
 
 def postgres_primary(station: Station) -> str:
-    """Which of the two says that it leads; the first where none does."""
-    for name in POSTGRES:
-        done = station.stage.execute(
-            name, "psql", "-h", "/tmp", "-U", "postgres", "-Atc", "SELECT pg_is_in_recovery()"
-        )
-        if done.strip() == "f":
-            return name
-    return POSTGRES[0]
+    """Which of the two leads; the first where none says so."""
+    return station.leading_postgres() or POSTGRES[0]
+
+
+def after_a_trim(station: Station, draw: random.Random) -> str:
+    """The same, at the moment at which Redis has let go of events that Postgres alone has then."""
+    before = station.oldest()
+    station.wait("a trim", lambda: station.oldest() != before, 90, every=0.05)
+    return promote_postgres(station, draw)
+
+
+def drill(station: Station, draw: random.Random) -> str:
+    """`tocsin drill failover`: the switch-over that the documentation asks for."""
+    code, said = station.cli("drill", "failover", within=150)
+    if code:
+        raise NotReady(f"tocsin drill failover: {said.strip()}")
+    return " ".join(said.split())
+
+
+def stop_between(station: Station, draw: random.Random) -> str:
+    """An owner stops itself once WAIT has answered, before the watermark says so; others get its lanes."""
+    name = draw.choice(NODES)
+    station.put(name, "stop-at", "proven")
+    station.wait(f"{name} stopped", lambda: station.stopped(name), 30)
+    time.sleep(PAST_LEASE)
+    station.stage.resume(name)
+    return f"{name} for {PAST_LEASE} s"
+
+
+def spool_moves(station: Station, draw: random.Random) -> str:
+    """The node that listens to the radio hears on, cut off from all else, until another has its lane."""
+    lane = lane_for("stream", RADIO, node="", lane_count=station.settings().station.lanes)
+
+    def owner() -> str | None:
+        try:
+            return station.owner(lane, NODES)
+        except Unreachable:
+            return None
+
+    station.wait("an owner of the radio's lane", lambda: owner() is not None)
+    was = owner() or NODES[0]
+    outside = [name for name in others(station, [was]) if name != RADIO]
+    spool = station.deployment / "data" / was / "spool" / lane
+    station.stage.cut([was], outside)
+    try:
+        station.wait("another owner", lambda: owner() not in (None, was), 60)
+        # Kept when the lane was another's already.
+        before = {path.name for path in spool.glob("*.json")}
+        station.wait("something heard meanwhile", lambda: bool(_new(spool, before)), 90)
+        names = _new(spool, before)
+        kept = [json.loads((spool / name).read_text()) for name in names]
+    finally:
+        station.stage.mend([was], outside)
+    station.spooled += [f"{one['node']}/{one['boot']}/{one['counter']}" for one in kept]
+    station.wait("an empty spool", lambda: not any((spool / name).exists() for name in names), 120)
+    return f"{was}, lane {lane}, {len(kept)} facts heard while it was another's"
+
+
+def _new(spool: Path, before: set[str]) -> list[str]:
+    return [path.name for path in spool.glob("*.json") if path.name not in before]
 
 
 def jump(station: Station, draw: random.Random) -> str:
@@ -257,7 +327,8 @@ def slow(station: Station, draw: random.Random) -> str:
 
 def rolling(station: Station, draw: random.Random) -> str:
     """Everything is restarted in order, one after the other, the primary last."""
-    names = [*WORKERS, *NODES, *SENTINELS, *replicas(station), "front"]
+    (standby,) = (name for name in POSTGRES if name != postgres_primary(station))
+    names = [*WORKERS, *NODES, *SENTINELS, *replicas(station), "front", standby, postgres_primary(station)]
     for name in names:
         station.stage.restart(name)
         station.whole(60)
@@ -321,6 +392,9 @@ PLAYED_BY_CHANCE: tuple[tuple[int, Fault], ...] = (
     (1, Fault("promote Postgres' standby", promote_postgres)),
     (1, Fault("a clock jumps", jump)),
     (1, Fault("a slow link", slow)),
+    (1, Fault("a full disk", full_disk)),
+    (1, Fault("a node cut off from the primary alone", part(_any(NODES), _primary))),
+    (1, Fault("the primary does not hear a replica", part(_replica, _primary, one_way=True))),
     (2, Fault("kill primary and node", both(kill(_primary), kill(_any(NODES))), fails_over=True)),
     (1, Fault("kill primary and Postgres", both(kill(_primary), kill(_leading_postgres)), fails_over=True)),
     (1, Fault("kill primary and a worker", both(kill(_primary), kill(_any(WORKERS))), fails_over=True)),
@@ -335,20 +409,21 @@ FIXED: tuple[Fault, ...] = (
     Fault("primary back at once on a shortened log", shortened, fails_over=True),
     Fault("replica lost under load", kill(_replica)),
     Fault("owner paused beyond its lease", pause(_any(NODES), 13, 15)),
+    Fault("owner paused between WAIT and watermark", stop_between),
     Fault("switch-over by hand, the plain form", switch_over(""), fails_over=True),
+    Fault("switch-over by hand, by tocsin drill failover", drill, fails_over=True),
     Fault("Postgres' primary lost, its standby promoted", promote_postgres),
+    Fault("Postgres' primary killed right after a trim", after_a_trim),
+    Fault("spool replayed after the lane has moved", spool_moves),
     Fault("a full disk", full_disk),
     Fault("everything restarted in turn", rolling, fails_over=True),
 )
 """For the windows of a second that chance misses; what naive clients lost is in docs/survival.md."""
 
 
-def by_chance(draw: random.Random) -> Fault:
-    """The next fault."""
-    weights = [weight for weight, _ in PLAYED_BY_CHANCE]
-    return draw.choices([fault for _, fault in PLAYED_BY_CHANCE], weights)[0]
-
-
-def folder_of(station: Station, name: str) -> Path:
-    """Where the container's data lie."""
-    return station.deployment / "data" / name
+def by_chance(draw: random.Random) -> Iterator[Fault]:
+    """Faults for ever: first each once, in an order by chance, then by their weights."""
+    faults = [fault for _, fault in PLAYED_BY_CHANCE]
+    yield from draw.sample(faults, len(faults))
+    while True:
+        yield draw.choices(faults, [weight for weight, _ in PLAYED_BY_CHANCE])[0]

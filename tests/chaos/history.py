@@ -43,11 +43,12 @@ class Fact:
 class History:
     """One run, as the checker gets it.
 
-    `log` and `archive` are lane → events; `rows` are command → (lane, seq, outcome) in the read model, and
-    `rebuilt` the same after all of it was folded afresh; `tables` says which tables differ then. `hearings`
-    is how often the rows say that each alert (source and header) was heard. `verified` is what an audit
-    found wrong, `waiting` the commands without a result by lane, `troubles` whatever would have
-    needed a person.
+    `log` and `archive` are lane → events: those that Redis let go of are the archive's in both, `trimmed`
+    says how many. `rows` are command → (lane, seq, outcome) in the read model, and `rebuilt` the same after
+    all was folded afresh; `tables` says which tables differ then. `hearings` is how often the rows say that
+    each alert (source and header) was heard. `verified` is what an audit found wrong, `spooled` the ids of
+    facts that lay in a node's spool meanwhile, `waiting` the commands without a result by lane, `troubles`
+    whatever would have needed a person.
     """
 
     told: list[Told] = field(default_factory=list)
@@ -58,6 +59,8 @@ class History:
     tables: list[str] = field(default_factory=list)
     hearings: dict[str, int] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
+    spooled: list[str] = field(default_factory=list)
+    trimmed: int = 0
     waiting: dict[str, int] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 

@@ -41,8 +41,12 @@ def enter(module: str, *argv: str) -> int:
 
 
 def settle() -> None:
-    """Within: a /run of our own, where named networks may be kept."""
+    """Within: a /run of our own, where named networks may be kept, and shared memory.
+
+    libfaketime names its part by the process id, which begins at 1 in each run: nothing may be left.
+    """
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "box", "/run"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "box", "/dev/shm"], check=True)
 
 
 def show_hosts(addresses: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ in FOLDER is used, or made.
 from __future__ import annotations
 
 import json
+import random
 import ssl
 import sys
 import time
@@ -17,6 +18,7 @@ import httpx
 
 from control.deployment.folder import init_deploy
 from tests.chaos import namespace
+from tests.chaos.faults import promote_postgres
 from tests.chaos.stage import Missing
 from tests.chaos.station import COMPOSE, NotReady, Station
 
@@ -42,10 +44,14 @@ def parade(folder: Path, compose: Path = COMPOSE) -> dict[str, Any]:
         station.wait("a command confirmed at `replica`", confirmed)
         told["confirmed"] = answer["command"]["outcome"]
         told["seconds"] = round(time.monotonic() - began, 1)
+        station.wait("Postgres' standby in sync", station.standby_in_sync)
         told["archived"] = station.cli("source", "remove", "lobby", "--durability", "archive")[0] == 0
         station.wait("the web processes ready", lambda: _asked(station)["page"] == 200)
         told["web"] = _asked(station)
         told["scraped"] = station.wait("Prometheus scraped", lambda: _scraped(station)) >= 0
+        # Killed, and started again at once after the other was promoted: it follows, by itself.
+        promote_postgres(station, random.Random(0))
+        told["rejoined"] = station.wait("Postgres' standby in sync again", station.standby_in_sync) >= 0
         told["doctor"] = json.loads(station.cli("doctor", "--json")[1].splitlines()[-1])
     except NotReady as error:
         told["not_ready"] = str(error)

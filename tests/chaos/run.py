@@ -8,10 +8,11 @@ import platform
 import random
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tests.chaos.faults import FIXED, KILL_PRIMARY, Fault, by_chance
 from tests.chaos.history import History, Lines, Told, write_lines
 from tests.chaos.operator import BUTTONS, NODES
 from tests.chaos.probe import Probe
+from tests.chaos.radio import PORT
 from tests.chaos.stage import ROOT
-from tests.chaos.station import OPERATORS, NotReady, Station
+from tests.chaos.station import OPERATORS, RADIO, NotReady, Station
 
 FLOWS = 20
 """Answers after a fault before the next."""
@@ -54,8 +56,7 @@ class Plan:
             yield from FIXED
         for _ in range(self.kills):
             yield KILL_PRIMARY
-        for _ in range(self.faults):
-            yield by_chance(draw)
+        yield from islice(by_chance(draw), self.faults)
 
 
 @dataclass
@@ -96,9 +97,9 @@ class Run:
                     break
                 self._suffer(number, fault)
             self._finish()
-        except NotReady as error:
+        except Exception as error:  # whatever it was, there is a report, and it says so
             self.outcome.complete = False
-            self._trouble(str(error))
+            self._trouble(_told(error))
             self.outcome.violations = [Violation("nobody needed", text) for text in self._troubles]
         finally:
             self._station.close()
@@ -119,7 +120,7 @@ class Run:
         station.whole(self._plan.patience)
         self._probe.start()
         self._add_sources()
-        station.stage.start(*OPERATORS)
+        station.stage.start(RADIO, *OPERATORS)
         self._flows(time.monotonic())
         self._note("ready")
 
@@ -130,6 +131,10 @@ class Run:
                 add = Wish(type="source.add", source=f"{name}-{node}", params={"settings": settings})
                 self._desk.add(add, kind="file", node=node, timeout=60)
             self._tell("source.start", f"radio-{node}")
+        listened = {"kind": "stream", "url": f"http://{RADIO}:{PORT}/live"}
+        add = Wish(type="source.add", source=RADIO, params={"settings": listened})
+        self._desk.add(add, kind="stream", timeout=60)
+        self._tell("source.start", RADIO)
 
     def _tell(self, type: str, source: str) -> None:
         self._desk.address(Wish(type=type, source=source), timeout=60)
@@ -144,8 +149,8 @@ class Run:
             record["ended"] = self._since(time.monotonic())
             station.whole(self._plan.patience)
             self._flows(time.monotonic())
-        except NotReady as error:
-            self._trouble(f"{fault.name}: {error} ({station.lacks()})")
+        except Exception as error:
+            self._trouble(f"{fault.name}: {_told(error)} ({station.lacks()})")
         whole = time.monotonic()
         record |= {
             "whole": self._since(whole),
@@ -192,6 +197,7 @@ class Run:
             )
         except NotReady as error:
             self._trouble(str(error))
+        self._tell("source.stop", RADIO)
         for node in NODES:
             for name in ("radio", *(f"button-{number}" for number in range(BUTTONS))):
                 self._tell("source.stop", f"{name}-{node}")
@@ -201,7 +207,7 @@ class Run:
             self._trouble(f"the projections do not catch up: {said.strip()}")
         history = collect(settings, self._told())
         self._refold(history)
-        history.troubles = self._troubles + self._doctor()
+        history.troubles, history.spooled = self._troubles + self._doctor(), station.spooled
         self.outcome.violations = check(history)
         self._note("history", **self._counts(history))
 
@@ -229,6 +235,8 @@ class Run:
         return {
             "told": len(history.told),
             "events": sum(map(len, history.log.values())),
+            "trimmed": history.trimmed,
+            "spooled": len(history.spooled),
             "archived": sum(map(len, history.archive.values())),
             "restored": sum(f.type == "log.restored" for facts in history.log.values() for f in facts),
             "forked": sum(f.type == "log.forked" for facts in history.log.values() for f in facts),
@@ -259,6 +267,11 @@ class Run:
         self.outcome.records.append(record)
         write_lines(self._folder / "run.jsonl", [record])
         print(f"{record['t']:8.1f} s  {what}  {_brief(more)}", flush=True)
+
+
+def _told(error: Exception) -> str:
+    """The error, and where it came from unless it is one of ours."""
+    return str(error) if isinstance(error, NotReady) else "".join(traceback.format_exception(error)).strip()
 
 
 def _brief(more: dict[str, Any]) -> str:

@@ -7,28 +7,40 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import psutil
+from redis.connection import Connection
 
 from control.guard import replication, rules
 from control.guard.remote import Remote
 from ingest.weekly_test import write_weekly_test
 from streams import sentinel
-from streams.sentinel import NoPrimary, primary_address
+from streams.connection import connect
+from streams.names import StationKeys, floating_lanes
+from streams.sentinel import NoPrimary
 from streams.settings import Settings, load
 from tests.chaos import namespace
 from tests.chaos.compose import Mount, Service, env_file, normalised, read
 from tests.chaos.stage import ROOT, Stage
 
 OPERATORS = ("operator-1", "operator-2")
+RADIO = "radio"
+"""What the nodes listen to by the network: such a source's lane moves between them."""
+KEEP = 60
+"""Seconds that events stay in Redis, so that a run has them trimmed (shipped: an hour)."""
+POSTGRES = ("postgres-1", "postgres-2")
 REDIS = ("redis-1", "redis-2", "redis-3")
 DISK = "64m"
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 COMPOSE = ROOT / "docker-compose.sentinel.yml"
 SETTINGS = ROOT / "deploy" / "tocsin" / "station.toml"
 READY_WITHIN = 90.0
+IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state <> 'async'"
 
 
 class NotReady(Exception):
@@ -46,11 +58,17 @@ class Station:
         else:
             services = read(compose, env_file(self.deployment / "compose.env"))
         self._cli = services["cli"]
-        for name in OPERATORS if "sentinel-1" in services else ():
-            services[name] = self._operator(name, seed)
+        if "sentinel-1" in services:
+            services |= {name: self._operator(name, seed) for name in OPERATORS}
+            services[RADIO] = self._radio()
         self.small_disk = "redis-3"
         self.struck = 0.0
         """When the last fault happened in earnest: monotonic seconds."""
+        # Asked so often that a new connection each time would take much of the machine.
+        self._remotes: dict[str, Remote] = {}
+        self._sentinels: dict[str, Connection] = {}
+        self.spooled: list[str] = []
+        """The ids of facts that were seen in a node's spool."""
         self.stage = Stage(services, folder)
         self.names = [name for name, one in services.items() if not one.profiles]
 
@@ -69,10 +87,16 @@ class Station:
         subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=777", "disk", str(small)], check=True
         )
+        for name in ("ingest-1", "ingest-2", "control-1", "control-2"):
+            self.stage.containers[name].extra = {"TOCSIN_ARCHIVE_KEEP": str(KEEP)}
+        for name in ("ingest-1", "ingest-2"):
+            self.stage.containers[name].extra |= {
+                "PYTHONPATH": f"{Path(__file__).parent / 'within'}:{ROOT}",
+                "TOCSIN_FETCH_PRIVATE": "10.99.0.0/16",
+            }
         if FAKETIME:
             self.set_clock("ingest-2", 0)
-            self.stage.containers["ingest-2"].extra = {
-                "PYTHONPATH": f"{Path(__file__).parent / 'faketime'}:{ROOT}",
+            self.stage.containers["ingest-2"].extra |= {
                 "LD_PRELOAD": str(FAKETIME[0]),
                 "FAKETIME_TIMESTAMP_FILE": "/srv/station/clock",
                 "FAKETIME_CACHE_DURATION": "1",
@@ -81,9 +105,48 @@ class Station:
 
     def set_clock(self, name: str, seconds: float) -> None:
         """Let the container's clock go so many seconds fast (slow where negative)."""
-        path = self.deployment / "data" / name / "clock"
-        path.write_text(f"{seconds:+g}\n")
+        self.put(name, "clock", f"{seconds:+g}\n")
+
+    def put(self, name: str, file: str, text: str) -> Path:
+        """Write a file into the container's own folder."""
+        path = self.deployment / "data" / name / file
+        path.write_text(text)
         self._give(path)
+        return path
+
+    def stopped(self, name: str) -> bool:
+        """Whether a process of the container has been stopped."""
+        return any(one.status() == psutil.STATUS_STOPPED for one in self.stage.containers[name].processes())
+
+    def oldest(self) -> dict[str, int]:
+        """The seq of the oldest event that Redis has, by lane. Raises Unreachable."""
+        keys, found = StationKeys(self.settings().station.id), {}
+        with closing(connect(self.settings().redis, "look")) as link:
+            for lane in floating_lanes(self.settings().station.lanes):
+                entries = link.call("XRANGE", keys.lane(lane).events, "-", "+", "COUNT", 1)
+                found[lane] = int(entries[0][0].split(b"-")[0]) if entries else 0
+        return found
+
+    def owner(self, lane: str, nodes: Iterable[str]) -> str | None:
+        """Which of the nodes says that it owns the lane. Raises Unreachable."""
+        keys = StationKeys(self.settings().station.id)
+        with closing(connect(self.settings().redis, "look")) as link:
+            said = {name: link.call("HGET", keys.node(name), "lanes") for name in nodes}
+        return next((name for name, lanes in said.items() if lanes and lane in json.loads(lanes)), None)
+
+    def leading_postgres(self) -> str | None:
+        """Which of the two says that it leads, if one does."""
+        asked = "SELECT pg_is_in_recovery()"
+        return next((name for name in POSTGRES if self.ask_postgres(name, asked) == "f"), None)
+
+    def standby_in_sync(self) -> bool:
+        """Whether one Postgres leads and the other has all that it has."""
+        leading = self.leading_postgres()
+        return leading is not None and self.ask_postgres(leading, IN_SYNC) == "1"
+
+    def ask_postgres(self, name: str, question: str) -> str:
+        """What it answers, as its owner; empty where it does not."""
+        return self.stage.execute(name, "psql", "-h", "/tmp", "-U", "postgres", "-Atc", question).strip()
 
     def whole(self, within: float) -> float:
         """Wait until all run, one leads, two follow and may be promoted, and no Sentinel sees a fault.
@@ -100,18 +163,20 @@ class Station:
         if down:
             return f"{', '.join(down)} not running"
         redis = self.settings().redis
-        opinions = sentinel.ask(redis)
+        opinions = sentinel.ask(redis, kept=self._sentinels)
         named = {opinion.address for opinion in opinions}
         if len(opinions) < 3 or len(named) != 1 or any(opinion.failing for opinion in opinions):
             return f"the Sentinels name {sorted(map(str, named))}, {len(opinions)} of them"
         (leads,) = named
-        said = {name: replication.standing(Remote((name, 6379), redis)) for name in REDIS}
+        said = {name: replication.standing(self.remote(name)) for name in REDIS}
         for name, one in said.items():
             if one is None or one.priority != rules.PROMOTABLE:
                 return f"{name} is {one}"
             if (one.role == "master") != (name == leads.host) or not (one.role == "master" or one.linked):
                 return f"{name} is {one}, and {leads.host} leads"
-        return "" if self.replicas() == 2 else "the primary has not two replicas in sync"
+        if replication.attached(self.remote(leads.host)) != 2:
+            return "the primary has not two replicas in sync"
+        return "" if self.standby_in_sync() else "Postgres has no standby in sync"
 
     def told(self) -> list[Path]:
         """Where the operators write what they were told."""
@@ -130,6 +195,17 @@ class Station:
             command=(sys.executable, "-m", "tests.chaos.operator", name, str(seed)),
             environment={**self._cli.environment, "PYTHONPATH": str(ROOT)},
             mounts=(*mounts, Mount(folder, "/srv/station", read_only=False)),
+            restart="unless-stopped",
+        )
+
+    def _radio(self) -> Service:
+        return replace(
+            self._cli,
+            name=RADIO,
+            command=(sys.executable, "-m", "tests.chaos.radio", "/srv/media/weekly.wav"),
+            environment={**self._cli.environment, "PYTHONPATH": str(ROOT)},
+            mounts=tuple(one for one in self._cli.mounts if one.target == "/srv/media"),
+            networks=("outside",),
             restart="unless-stopped",
         )
 
@@ -155,14 +231,21 @@ class Station:
     def primary(self) -> str | None:
         """The Redis that the Sentinels name; None while they do not agree."""
         try:
-            return primary_address(self.settings().redis).host
+            redis = self.settings().redis
+            return sentinel.chosen(sentinel.ask(redis, kept=self._sentinels), redis).host
         except NoPrimary:
             return None
 
     def replicas(self) -> int:
         """How many replicas in sync the primary counts."""
         primary = self.primary()
-        return replication.attached(Remote((primary, 6379), self.settings().redis)) if primary else 0
+        return replication.attached(self.remote(primary)) if primary else 0
+
+    def remote(self, name: str) -> Remote:
+        """The Redis of that name, as the role `admin`, over a connection that is kept."""
+        if name not in self._remotes:
+            self._remotes[name] = Remote((name, 6379), self.settings().redis, kept=True)
+        return self._remotes[name]
 
     def cli(self, *words: str, node: str = "", within: float = 40) -> tuple[int, str]:
         """Run `docker compose run cli WORDS…`: its exit code and what it said."""

@@ -26,7 +26,7 @@ from control.station import instance
 from control.station.folder import Folder
 
 ROOT = Path(__file__).parents[2]
-SLEEPING = ROOT / "tests" / "chaos" / "faketime"
+SLEEPING = ROOT / "tests" / "chaos" / "within"
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 BEGIN = datetime(2026, 12, 29, 21, 0, tzinfo=UTC)
 LOOK = 5.0
