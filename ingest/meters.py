@@ -135,8 +135,11 @@ class Gauge:
 
     @property
     def dropped(self) -> float:
-        """Seconds that were thrown away, by the source or because the meters did not keep up."""
-        return self._dropped + self.unmetered / self.rate
+        """Seconds that were thrown away, by the source or because the meters did not keep up.
+
+        Of a source that is read as fast as possible more comes than meters can take; nothing is lost by that.
+        """
+        return self._dropped + (self.unmetered / self.rate if self.live else 0.0)
 
     def dropping(self, seconds: float) -> bool:
         """Whether audio is thrown away, asked after each `seconds`: a lost second is said for a second."""
