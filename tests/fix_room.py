@@ -341,11 +341,13 @@ def _row(source: str, span: int, at: datetime, mean: float | None, sway: float) 
         return {
             "source": source, "span": span, "at": at.astimezone(UTC), "lane": LANE, "count": 600,
             "power": 0.0, "rms_least": None, "rms_most": None, "peak": None, "silent": 600,
+            "loudness": 0.0, "loud": 0,
         }  # fmt: skip
     return {
         "source": source, "span": span, "at": at.astimezone(UTC), "lane": LANE, "count": 600,
         "power": 600 * 10 ** (mean / 10), "rms_least": mean - sway - 3, "rms_most": min(-2.0, mean + sway),
         "peak": min(-0.3, mean + sway + 7), "silent": 0,
+        "loudness": 600 * 10 ** ((mean + 2.5) / 10), "loud": 600,
     }  # fmt: skip
 
 

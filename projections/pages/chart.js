@@ -29,6 +29,7 @@ export class LevelChart {
     this.canvas = h("canvas.chart", { role: "img", tabindex: "0", "aria-label": "Level over time" });
     this.reading = h("p.reading", { role: "status" });
     this.root = h("figure.chartbox", {}, this.canvas, h("figcaption", {}, legend(), this.reading));
+    this.root.querySelector(".loud").hidden = true;
     this.data = null;
     this.cursor = null;
     new ResizeObserver(() => this.draw()).observe(this.canvas);
