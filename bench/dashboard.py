@@ -97,7 +97,7 @@ def painting(web: Web, yard: Yard, sources: int, seconds: float) -> dict[str, An
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 2560, "height": 1600})
         page.goto(web.url)
-        page.wait_for_function(f"document.querySelectorAll('.tile').length === {sources}")
+        eventually(lambda: page.locator(".tile").count() == sources, "all tiles are there")
         yard.beat()
         eventually(lambda: page.locator(".meter.unheard").count() == 0, "all are heard")
         found: dict[str, Any] = page.evaluate(WATCH, [seconds, sources, OLD])

@@ -1,14 +1,16 @@
 """What listening costs: `python -m bench ingest`.
 
-The whole path of an ingest process: files decoded, metered, listened to for alerts, their levels in Redis;
-each source with audio of its own, the CPU of every process counted. And the meters alone, beside FFmpeg's
-`ebur128=peak=true` on the same audio.
+The whole path of an ingest process: streams of MP3 fetched, decoded and resampled (or files decoded),
+metered, listened to for alerts, their levels in Redis; each source with audio of its own, the CPU of every
+process counted but that which sends. And the meters alone, beside FFmpeg's `ebur128=peak=true` on the same
+audio.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import resource
 import shutil
 import statistics
@@ -45,16 +47,22 @@ SECONDS = 12.0
 TARGETS = {"sources_per_core": 200.0, "megabytes": 5.0}
 METERED = 200
 """Sources that the meters are measured with."""
-RING = 60 * RATE * 2 / 1e6
-"""Megabytes of a source's ring buffer."""
+RING = 60.0
+"""Seconds that a source's ring buffer holds, of two bytes a sample."""
+KINDS = ("stream", "file")
+SENT = 44_100
+"""Hz of what is streamed: it is resampled."""
+SHARE = 0.8
+"""Of what all cores would carry: how many sources `--soak` has."""
+SOAK = 600.0
 
 _levels = msgspec.json.Decoder(list[Level]).decode
 
 
-def programme(number: int, seconds: float = SECONDS) -> Block:
+def programme(number: int, seconds: float = SECONDS, rate: int = RATE) -> Block:
     """Audio like no other source's: tones and noise that come and go."""
     generator = np.random.default_rng(number)
-    times = np.arange(round(seconds * RATE)) / RATE
+    times = np.arange(round(seconds * rate)) / rate
     sound = generator.normal(0, 0.02, len(times))
     for hertz in generator.uniform(120, 4000, 5):
         sound += (
@@ -113,12 +121,21 @@ def cpu(processes: Sequence[psutil.Process]) -> float:
 
 
 def memory(process: psutil.Process) -> float:
-    """Megabytes that it and its children hold."""
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6
+    """Megabytes that it and its children hold; what several share counts once."""
+    held = 0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            held += one.memory_full_info().pss
+    return held / 1e6
 
 
-def heard(link: Link, keys: StationKeys, lane: str, since: str) -> tuple[list[Level], list[float]]:
-    """The levels since a stream id, and how many seconds after its measurement each was in Redis."""
+def heard(
+    link: Link, keys: StationKeys, lane: str, since: str, begun: dict[str, float]
+) -> tuple[list[Level], list[float]]:
+    """The levels since a stream id, and how many seconds after it was heard or sent each was in Redis.
+
+    `begun` is when each stream began to be sent; a file's levels count from their measurement.
+    """
     levels: list[Level] = []
     delays: list[float] = []
     while entries := link.call("XRANGE", keys.lane(lane).telemetry, f"({since}", "+", "COUNT", 500):
@@ -126,31 +143,56 @@ def heard(link: Link, keys: StationKeys, lane: str, since: str) -> tuple[list[Le
             written = int(id.split(b"-")[0]) / 1000
             found = _levels(fields[1])
             levels += found
-            delays += [written - level.at.timestamp() for level in found]
+            for level in found:
+                sent = begun.get(level.source)
+                delays.append(written - (level.at.timestamp() if sent is None else sent + level.seconds))
         since = entries[-1][0].decode()
     return levels, delays
 
 
-def capacity(path: Path, count: int, seconds: float) -> dict[str, float]:
-    """One measurement with so many sources at once."""
-    with servers(path / "station", replicas=0) as (folder, pids):
-        settings = load(folder.settings, {})
-        files = path / "audio"
-        files.mkdir()
+@contextmanager
+def sources(kind: str, files: Path, count: int) -> Iterator[list[dict[str, Any]]]:
+    """So many sources' settings; what they play is there meanwhile."""
+    files.mkdir()
+    if kind == "file":
         for number in range(count):
             soundfile.write(files / f"{number}.flac", programme(number), RATE, subtype="PCM_16")
+        yield [{"kind": "file", "path": str(files / f"{n}.flac"), "loop": True} for n in range(count)]
+        return
+    for number in range(count):
+        with (files / f"{number}.mp3").open("wb") as file:
+            sound = programme(number, rate=SENT)
+            soundfile.write(file, sound, SENT, format="MP3", bitrate_mode="CONSTANT", compression_level=0.8)
+    argv = [sys.executable, "-m", "bench.transmitter", str(files)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        try:
+            url = f"http://127.0.0.1:{port}"
+            yield [{"kind": "stream", "url": f"{url}/{n}", "rate": RATE} for n in range(count)]
+        finally:
+            process.terminate()
+
+
+def capacity(path: Path, kind: str, count: int, seconds: float) -> dict[str, Any]:
+    """One measurement with so many sources of a kind at once."""
+    files = path / "audio"
+    with servers(path / "station", replicas=0) as (folder, pids), sources(kind, files, count) as wanted:
+        with folder.settings.open("a") as file:
+            file.write('\n[fetch]\nprivate = ["127.0.0.1/32"]\n')
+        settings = load(folder.settings, {})
         client = Client(settings, load_key(folder.keys, HMAC))
         load_library(client.link)
         keys = StationKeys(settings.station.id)
         with ingest(folder) as process:
             every = [process, *(psutil.Process(pid) for pid in pids)]
-            client.do("source.add", "idle", settings={"kind": "file", "path": str(files / "0.flac")})
-            empty = memory(process)
-            for number in range(count):
-                file = {"kind": "file", "path": str(files / f"{number}.flac"), "loop": True}
-                client.do("source.add", f"s{number}", settings=file)
+            client.do("source.add", "idle", settings=wanted[0])
+            empty, started = memory(process), time.monotonic()
+            for number, one in enumerate(wanted):
+                client.do("source.add", f"s{number}", settings=one)
                 client.do("source.start", f"s{number}")
             time.sleep(5)  # what starting has left to do
+            began = {f"s{path.stem}": float(path.read_text()) for path in files.glob("*.begun")}
             before, begun = cpu(every), time.monotonic()
             id = client.link.call("XREVRANGE", keys.lane(client.lane).telemetry, "+", "-", "COUNT", 1)
             since = id[0][0].decode() if id else "0-0"
@@ -162,12 +204,14 @@ def capacity(path: Path, count: int, seconds: float) -> dict[str, float]:
                 entries = client.link.call(
                     "XREVRANGE", keys.lane(client.lane).telemetry, "+", "-", "COUNT", 1
                 )
-                found, late = heard(client.link, keys, client.lane, since)
+                found, late = heard(client.link, keys, client.lane, since, began)
                 levels, delays = levels + found, delays + late
                 since = entries[0][0].decode() if entries else since
             took, used = time.monotonic() - begun, cpu(every) - before
             full = memory(process)
-        return judged(levels, delays, answers, count=count, took=took, used=used, grown=full - empty)
+            ring = min(RING, time.monotonic() - started) * RATE * 2 / 1e6
+        found_out = judged(levels, delays, answers, count=count, took=took, used=used, grown=full - empty)
+        return {"kind": kind, **found_out, "beside_ring": found_out["megabytes"] - ring}
 
 
 def judged(
@@ -184,6 +228,10 @@ def judged(
         (of[-1].seconds - of[0].seconds) / (of[-1].at - of[0].at).total_seconds() for of in by_source.values()
     ]
     undecoded = max(of[-1].seconds - (of[-1].decoded or 0.0) for of in by_source.values())
+    dropped = max(level.readings.dropped_seconds for level in levels if level.readings is not None)
+    # A level tells a tenth of a second: those that are missing were dropped on their way.
+    told = {source: of[-1].seconds - of[0].seconds for source, of in by_source.items()}
+    missing = sum(max(0.0, told[source] * 10 - (len(of) - 1)) for source, of in by_source.items())
     delays.sort()
     return {
         "sources": count,
@@ -191,6 +239,8 @@ def judged(
         "sources_per_core": count * statistics.mean(speeds) / (used / took),
         "slowest": min(speeds),
         "undecoded_seconds": undecoded,
+        "dropped_seconds": dropped,
+        "missing_levels": missing,
         "megabytes": grown / count,
         "level_p50_ms": delays[len(delays) // 2] * 1000,
         "level_p99_ms": delays[int(len(delays) * 0.99)] * 1000,
@@ -246,8 +296,8 @@ def _ffmpeg(program: str, path: str, more: Sequence[str]) -> float:
 
 
 HEADINGS = (
-    "sources", "cores used", "sources per core", "slowest, × real time", "MB a source, ring included",
-    "level in Redis, p50 / p99", "command, p50 / most",
+    "sources", "cores used", "sources per core", "slowest, × real time", "dropped",
+    "MB a source, and beside its ring", "level in Redis, p50 / p99", "command, p50 / most",
 )  # fmt: skip
 
 
@@ -255,8 +305,10 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print, and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m bench ingest", description=__doc__)
     parser.add_argument("--sources", type=int, nargs="+", default=list(COUNTS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long each is measured")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="how long each is measured; 600 is a soak"
+        "--soak", action="store_true", help="then ten minutes with 80 %% of what all cores would carry"
     )
     parser.add_argument("--quick", action="store_true", help="1 and 10 sources, ten seconds each")
     parser.add_argument("--reference", action="store_true", help="write the table in docs/performance.md")
@@ -265,12 +317,16 @@ def main(arguments: Sequence[str]) -> int:
     seconds = 10.0 if options.quick else options.seconds
     alone = metered()
     print("  ".join(f"{name} {value:.1f}" for name, value in alone.items()), flush=True)
-    found = []
+    found: list[dict[str, Any]] = []
     told: dict[str, Any] = {}
-    for count in counts:
-        with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as folder:
-            found.append(capacity(Path(folder), count, seconds))
-            print("  ".join(f"{name} {value:.2f}" for name, value in found[-1].items()), flush=True)
+    for kind in options.kinds:
+        turns = [(count, seconds) for count in counts] + [(0, SOAK)] * options.soak
+        for count, length in turns:
+            if not count:
+                count = max(1, int(SHARE * found[-1]["sources_per_core"] * (os.cpu_count() or 1)))
+            with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as folder:
+                found.append({**capacity(Path(folder), kind, count, length), "seconds": length})
+            print("  ".join(f"{name} {value}" for name, value in rounded(found[-1]).items()), flush=True)
     with (
         tempfile.TemporaryDirectory(prefix="tocsin-bench-") as folder,
         servers(Path(folder) / "s", replicas=0) as (made, _),
@@ -285,12 +341,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def row(one: dict[str, float]) -> tuple[str, ...]:
+def rounded(one: dict[str, Any]) -> dict[str, Any]:
+    """The same for people."""
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in one.items()}
+
+
+def row(one: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table."""
+    soak = f", {one['seconds'] / 60:.0f} minutes" if one["seconds"] == SOAK else ""
     return (
-        f"{one['sources']:.0f}", f"{one['cores']:.2f}", f"{one['sources_per_core']:.0f}",
-        f"{one['slowest']:.3f}",
-        f"{one['megabytes']:.1f}", f"{one['level_p50_ms']:.0f} / {one['level_p99_ms']:.0f} ms",
+        f"{one['sources']:.0f} {one['kind']}s{soak}", f"{one['cores']:.2f}", f"{one['sources_per_core']:.0f}",
+        f"{one['slowest']:.3f}", f"{one['dropped_seconds']:.1f} s, {one['missing_levels']:.0f} levels",
+        f"{one['megabytes']:.1f}, {one['beside_ring']:.1f}",
+        f"{one['level_p50_ms']:.0f} / {one['level_p99_ms']:.0f} ms",
         f"{one['command_p50_ms']:.1f} / {one['command_most_ms']:.1f} ms",
     )  # fmt: skip
 

@@ -47,6 +47,8 @@ class Sent(msgspec.Struct, frozen=True):
     samples: Samples
     rate: int
     headers: tuple[str, ...]
+    begins: tuple[float, ...] = ()
+    """The sample at which each burst of a header begins, also between two samples."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +107,7 @@ def burst(octets: bytes, rate: float, clock: float, begin: float, level: float) 
 def send(condition: Condition, seed: int, number: int) -> Sent:
     """Message `number` of `seed` under a condition."""
     rng = np.random.default_rng((seed, number, zlib.crc32(condition.name.encode())))
-    rate, parts, headers = condition.rate, [], []
+    rate, parts, headers, begins = condition.rate, [], [], []
 
     def quiet(seconds: float) -> None:
         parts.append(np.zeros(int(seconds * rate), dtype=np.float32))
@@ -119,7 +121,10 @@ def send(condition: Condition, seed: int, number: int) -> Sent:
             octets = text.encode()
             if condition.text is not None:
                 octets = condition.text(rng, octets, index)
-            wave = burst(octets, rate, condition.clock, rng.random(), condition.level)
+            begin = rng.random()
+            wave = burst(octets, rate, condition.clock, begin, condition.level)
+            if index != missing:
+                begins.append(begin + sum(map(len, parts)))
             if condition.burst is not None:
                 wave = condition.burst(rng, wave, rate)
             parts.append(wave * (index != missing))
@@ -139,13 +144,18 @@ def send(condition: Condition, seed: int, number: int) -> Sent:
         samples = condition.after(rng, samples, rate)
     # Every receiver gets what a sound card would give.
     coarse = np.clip(np.rint(samples * 32767), -32768, 32767) / 32768
-    return Sent(coarse.astype(np.float32), rate, tuple(headers))
+    return Sent(coarse.astype(np.float32), rate, tuple(headers), tuple(begins))
 
 
 def noise(rng: Rng, count: int, rate: int, level: float, snr: float) -> Samples:
     """White noise as much below a tone of amplitude `level`."""
+    return rng.normal(0, deviation(rate, level, snr), count).astype(np.float32)
+
+
+def deviation(rate: int, level: float, snr: float) -> float:
+    """The standard deviation of that noise."""
     power = level**2 / 2 / 10 ** (snr / 10) * (rate / 2) / NOISE_BAND
-    return rng.normal(0, np.sqrt(power), count).astype(np.float32)
+    return float(np.sqrt(power))
 
 
 def shaped(samples: Samples, rate: int, gain: Callable[[npt.NDArray[np.float64]], Any]) -> Samples:

@@ -110,7 +110,7 @@ def run(seed: int, hours: float, jobs: int) -> dict[str, dict[str, Any]]:
         work = [(seed, number) for number in range(round(hours * 60 / MINUTES))]
         for kind, counts in pool.imap_unordered(_hear, work):
             for name, count in counts.items():
-                found[kind][name] = round(found[kind][name] + count, 3)
+                found[kind][name] = round(found[kind][name] + count, 6)
     return found
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from control.deadline import within
 from control.outbox import Outbox
-from control.ownkeys import own_key
+from control.ownkeys import OwnKey
 from streams.backoff import Backoff
 from streams.breaker import Breaker, BreakerOpen, is_unreachable
 from streams.breaker_notes import heed
@@ -65,7 +65,7 @@ class Desk:
         self._outbox = Outbox(directory / "outbox")
         self._prover = Prover(settings.redis)
         self._idle: LifoQueue[tuple[Link, Submitter]] = LifoQueue()
-        self._key: Key | None = None
+        self._key = OwnKey(settings)
 
     def lane_of(self, source: str, *, timeout: float = 10.0) -> str:
         """The lane that the source lives in; raises Refused (unknown_source), Unreachable."""
@@ -206,9 +206,7 @@ class Desk:
             if (was.type, was.source, was.lane, was.params, was.cause) != asked or other:
                 raise Refused("conflict", f"id {wish.id} was used for another command; use a new id", "id")
             return kept
-        key = wish.key or self._key
-        if key is None:
-            key = self._key = own_key(self.settings)
+        key = wish.key or self._key()
         command = new_command(
             station=self.settings.station.id,
             lane=lane,

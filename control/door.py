@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from litestar.connection import ASGIConnection
 
-from control.ownkeys import own_key
+from control.ownkeys import OwnKey
 from control.sessions import COOKIE, Session, Sessions
 from control.tokens import read_token
 from streams.messages import now
@@ -60,7 +60,7 @@ class Door:
         self._good = keyring
         self._read = read
         self._token = web_token(settings)
-        self._own: Key | None = None
+        self._own = OwnKey(settings)
         self.sessions = Sessions(self._token, secure=settings.web.https)
 
     def visitor(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Visitor:
@@ -115,7 +115,7 @@ class Door:
     def _station(self) -> Visitor:
         """Whoever has the station's own token: what the key may do that signs on this machine."""
         try:
-            key = self._own = self._own or own_key(self._settings)
+            key = self._own()
         except InvalidKey:
             return Visitor(id=self._settings.keys.sign_with, role="viewer", key=None)
         good = self._good().get(key.id)

@@ -19,9 +19,10 @@ from streams.key_messages import (
     KeyRevoked,
     KeyRotate,
     KeyRotated,
+    OfFile,
 )
 from streams.keybook import Keybook
-from streams.signing import Key, Keyring
+from streams.signing import Key, Keyring, halves
 from streams.vocabulary import plain
 
 MOST_KEYS = 10_000
@@ -43,7 +44,7 @@ def decide(book: Keybook, files: Keyring, task: Task, asked: KeyParams) -> Chang
     if asked.id not in keybook.usable(book, files):
         return _gone(book, task, asked)
     if isinstance(asked, KeyRotate):
-        return _rotate(book, task, asked)
+        return _rotate(book, files, task, asked)
     return _revoke(book, files, task, asked)
 
 
@@ -68,24 +69,28 @@ def _create(book: Keybook, files: Keyring, task: Task, asked: KeyCreate) -> Chan
         return rejected("too_many", "params.id", f"there are {MOST_KEYS} keys: revoke what is not needed")
     if not _is_point(asked.public):
         return rejected("invalid_params", "params.public", "this is no public key of ed25519")
-    if any(asked.public in (key.public, *(half.public for half in key.earlier)) for key in good.values()):
+    if any(asked.public in halves(key) for key in good.values()):
         return rejected(
             "key_exists", "params.public", "another key has this public half: make one of its own"
         )
     return _changed(book, task, "key.created", plain(made), "created")
 
 
-def _rotate(book: Keybook, task: Task, asked: KeyRotate) -> Change | Result:
-    known = book.get(asked.id)
-    if known is None or known.key is None:
-        detail = f"the key {asked.id!r} is a file on each machine, not in the log: create one and revoke this"
-        return rejected("kept_in_file", "params.id", detail)
-    if known.key.public == asked.public:
+def _rotate(book: Keybook, files: Keyring, task: Task, asked: KeyRotate) -> Change | Result:
+    key = keybook.usable(book, files)[asked.id]
+    if key.algorithm != "ed25519":
+        detail = f"{asked.id!r} is a secret that its users share, which no log may hold: create another key"
+        return rejected("shared_secret", "params.id", detail)
+    logged = asked.id in book
+    if logged and key.public == asked.public:
         return Change(book=book, state="rotated")
-    if any(half.public == asked.public for half in known.key.earlier) or not _is_point(asked.public):
+    if asked.public in halves(key) or not _is_point(asked.public):
         return rejected("invalid_params", "params.public", "a rotation needs a new public key of ed25519")
+    was = None if logged else OfFile(
+        public=key.public, role=key.role, sources=key.sources, groups=key.groups
+    )  # fmt: skip
     until = task.delivery.received_at + timedelta(seconds=asked.grace)
-    turned = KeyRotated(id=asked.id, public=asked.public, until=until, by=task.command.key)
+    turned = KeyRotated(id=asked.id, public=asked.public, until=until, by=task.command.key, was=was)
     return _changed(book, task, "key.rotated", plain(turned), "rotated")
 
 

@@ -1,7 +1,8 @@
 """The secrets that somebody signs with on this machine: files of mode 0600, or the keyring of the OS.
 
-`keys.directory` itself holds the keys that are trusted because they stand there; in its folder `own` are
-those whose public half is in the log. The keyring (Secret Service, Keychain, Windows' Credential Locker)
+`keys.directory` itself holds the keys that are trusted because they stand there, in its folder `own` are
+those whose public half is in the log, and in `rotating` beside them a new secret that waits for the
+station to know it. The keyring (Secret Service, Keychain, Windows' Credential Locker)
 keeps them under the service `tocsin:STATION`.
 """
 
@@ -25,12 +26,46 @@ class NoKeyring(Exception):
 def own_key(settings: Settings, id: str = "") -> Key:
     """The key `id` with its secret (none named: keys.sign_with). Raises InvalidKey."""
     id = id or settings.keys.sign_with
-    for directory in (own_path(settings, id).parent, Path(settings.keys.directory)):
-        if (directory / f"{id}.json").exists():
-            return load_key(directory, id)
+    path = path_of(settings, id)
+    if path.exists():
+        return load_key(path.parent, id)
     key = _from_keyring(settings.station.id, id)
     # As before there were folders of one's own: it says where it was looked for.
     return key or load_key(Path(settings.keys.directory), id)
+
+
+class OwnKey:
+    """The key `keys.sign_with` for a process that lives long: read again once its file is another."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._key: Key | None = None
+        self._seen: tuple[int, int] | None = None
+
+    def __call__(self) -> Key:
+        """The key as it is now. Raises InvalidKey."""
+        seen = self._look()
+        if self._key is None or seen != self._seen:
+            self._key, self._seen = own_key(self._settings), seen
+        return self._key
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = path_of(self._settings, self._settings.keys.sign_with).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def path_of(settings: Settings, id: str) -> Path:
+    """Where the file of the key is: among one's own, or among the trusted; else where one's own would be."""
+    own, trusted = own_path(settings, id), Path(settings.keys.directory) / f"{id}.json"
+    return trusted if trusted.exists() and not own.exists() else own
+
+
+def waiting_path(path: Path) -> Path:
+    """Where the new secret of the key in the file `path` waits for the station to know it."""
+    return path.parent / "rotating" / path.name
 
 
 def own_path(settings: Settings, id: str) -> Path:

@@ -24,7 +24,7 @@ class FolderNeeded(Exception):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A station: its folder, or (for reading and for start, stop, restart) its web address."""
+    """A station: its folder, or (for reading and for commands of sources) its web address."""
 
     directory: Path | None = None
     url: str | None = None

@@ -58,9 +58,11 @@ class ReadApi:
         """Whether reads can be answered, and what stands still, whatever the status. Raises Away."""
         return _object(self._ask("GET", "/readyz"))
 
-    def post(self, path: str, body: dict[str, Any], *, timeout: float) -> httpx.Response:
+    def write(
+        self, method: str, path: str, body: dict[str, Any], headers: dict[str, str], *, timeout: float
+    ) -> httpx.Response:
         """The answer to a write. Raises Away."""
-        return self._ask("POST", path, json=body, timeout=timeout + PATIENCE)
+        return self._ask(method, path, json=body, headers=headers, timeout=timeout + PATIENCE)
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:

@@ -16,6 +16,9 @@ from granian.server.embed import Server
 THREADS = 48
 """Requests handled at once; asyncio's own choice on two processors would be six."""
 
+OPEN = 2048
+"""Connections open at once: each page keeps one. The server's own choice is 128, and the next one hangs."""
+
 log = structlog.get_logger("control.serve")
 
 
@@ -40,7 +43,14 @@ def serve(app: Any, *, host: str, port: int, before_stop: Callable[[], None]) ->
 
 async def _serve(app: Any, host: str, port: int, before_stop: Callable[[], None]) -> None:
     server = Server(
-        app, address=host, port=port, interface=Interfaces.ASGI, websockets=False, log_enabled=False
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        websockets=False,
+        log_enabled=False,
+        backlog=OPEN,
+        backpressure=OPEN,
     )
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="request"))

@@ -137,7 +137,8 @@ class StationLane:
             threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True).start()
         if self._switcher is None:
             link = connect(self._settings.redis, "control-groups")
-            self._switcher = Switcher(link, self._keys, lambda: self._groups, partial(self._switch, post))
+            switch, silence = partial(self._switch, post), self._settings.meters.silence_dbfs
+            self._switcher = Switcher(link, self._keys, lambda: self._groups, switch, silence)
             threading.Thread(target=self._switcher.run, name="switcher", daemon=True).start()
 
     def attempt(self, task: Task) -> Result | None:

@@ -20,8 +20,6 @@ PERIOD = 0.5
 """Seconds between two looks."""
 LANES = 10.0
 """Seconds after which it is looked anew in which lane a source lives."""
-LOUD = -60.0
-"""dBFS: a source whose peaks stay below is silent."""
 MOST = 100
 """Entries of telemetry read at once: ten seconds."""
 
@@ -32,13 +30,19 @@ _decode = msgspec.json.Decoder(list[Level]).decode
 
 
 class Switcher:
-    """Follows groups; `switch` is told which member is to count, and why. `run` is the body of a thread."""
+    """Follows groups; `switch` is told which member is to count, and why. `run` is the body of a thread.
 
-    def __init__(self, link: Link, keys: StationKeys, groups: Callable[[], Groups], switch: Switch) -> None:
+    Below `silence` (dBFS, RMS) a source is silent, as for its meters.
+    """
+
+    def __init__(
+        self, link: Link, keys: StationKeys, groups: Callable[[], Groups], switch: Switch, silence: float
+    ) -> None:
         self._link = link
         self._keys = keys
         self._groups = groups
         self._switch = switch
+        self._silence = silence
         self._ears: dict[str, Ear] = {}
         self._lanes: dict[str, str] = {}
         self._looked = 0.0
@@ -78,7 +82,7 @@ class Switcher:
                 patience[member] = max(group.fallback_after, patience.get(member, 0.0))
         for level in self._levels():
             if (ear := self._ears.get(level.source)) is not None:
-                loud = level.peak_dbfs is not None and level.peak_dbfs >= LOUD
+                loud = level.rms_dbfs is not None and level.rms_dbfs >= self._silence
                 ear.hear(now, loud=loud, patience=patience[level.source])
         for group in groups.values():
             if (chosen := choose(group, self._ears, now)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
+from ingest.backlog import Waiting
 from ingest.file_source import SourceFailed
 from ingest.meters import Block
 from ingest.signal_path import SignalPath
@@ -33,6 +34,14 @@ class Audio(Protocol):
     @property
     def status(self) -> str:
         """How far its connection has come, for people."""
+
+    @property
+    def title(self) -> str | None:
+        """What is played, by its own word; None where it says nothing."""
+
+    @property
+    def waiting(self) -> Waiting:
+        """What it has received and nobody has read; asked by the thread that takes its blocks."""
 
     def blocks(self) -> Iterator[Block]:
         """Its blocks, float32, shape (frames, channels), about a tenth of a second each.
@@ -75,6 +84,16 @@ class Shaped:
     def status(self) -> str:
         """How far the audio's connection has come."""
         return self._audio.status
+
+    @property
+    def title(self) -> str | None:
+        """What is played, by the audio's own word."""
+        return self._audio.title
+
+    @property
+    def waiting(self) -> Waiting:
+        """What of the audio waits."""
+        return self._audio.waiting
 
     def blocks(self) -> Iterator[Block]:
         """The audio's blocks, shaped; raises SourceFailed."""

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from ingest.audio import Audio
+from ingest.backlog import Backlog
 from ingest.chain import Chain
 from ingest.equipment import Equipment
 from ingest.evidence import Evidence
@@ -155,8 +156,9 @@ class Capture:
         audio = self._inputs.open(self.settings)
         chain: Chain | None = None
         try:
-            signs = Signs(self._inputs.stalled_after)
+            signs = Signs(self._inputs.stalled_after, self._equipment.meters.silence)
             due: Clock | None = None
+            backlog, held = Backlog(), False
             frames = 0
             begun = self._seconds
             for block in audio.blocks():
@@ -174,9 +176,10 @@ class Capture:
                 self._seconds = begun + frames / audio.rate
                 if audio.is_live:
                     self._show(signs.heard(block, audio.rate, due.held), audio)
-                chain.add(block)
+                chain.add(block, backlog.seen(audio.waiting, held), audio.title)
                 self.decoded = chain.decoded
                 pause = due.pause(frames / audio.rate)
+                held = (pause or 0.0) > 0.0
                 if pause is not None:
                     self._stopping.wait(pause)
         finally:

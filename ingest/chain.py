@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ingest.backlog import Waiting
 from ingest.evidence import Evidence
 from ingest.listener import Listener, Noted
 from ingest.meters import Block, Gauge
@@ -39,13 +40,18 @@ class Chain:
         """Seconds of audio that went through the decoder."""
         return self._listener.decoded
 
-    def add(self, block: Block) -> None:
-        """Take the newest block, shape (frames, channels); it must not be changed afterwards."""
+    def add(self, block: Block, waiting: Waiting | None = None, title: str | None = None) -> None:
+        """Take the newest block, shape (frames, channels); it must not be changed afterwards.
+
+        `waiting` is what stands behind it, where that is known; `title` what is played.
+        """
         # First of all it is kept: a recording begins before what is heard in it.
         self._evidence.add(block)
         self._listener.add(block)
         if self._gauge is not None:
-            self._gauge.decoded = self.decoded
+            self._gauge.decoded, self._gauge.title = self.decoded, title
+            if waiting is not None:
+                self._gauge.buffer(waiting.seconds, waiting.most, waiting.dropped)
             self._gauge.add(block)
 
     def finish(self) -> None:

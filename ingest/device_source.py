@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import UNSET
 
 from ingest.audio import Pace
+from ingest.backlog import Waiting
 from ingest.file_source import BLOCK_SECONDS, SourceFailed
 from ingest.meters import Block
 from streams.vocabulary import DeviceSettings
@@ -56,6 +57,7 @@ class DeviceSource:
     """An open sound card."""
 
     is_live = True
+    title = None
     pace: Pace = "live"
 
     def __init__(self, settings: DeviceSettings, give_up_after: float) -> None:
@@ -65,7 +67,7 @@ class DeviceSource:
         self._patience = give_up_after
         self._queue: Queue[Block] = Queue(HELD)
         self.lost = 0
-        """Blocks that nobody took in time."""
+        """Blocks that nobody took in time; one for each loss of the driver, which says not how much."""
         found = _found(library, settings.device)
         wished = settings.capture_channels
         self.channels = min(found["max_input_channels"], 2) if wished is UNSET else wished
@@ -88,6 +90,15 @@ class DeviceSource:
     def status(self) -> str:
         """What is open, for people."""
         return f"device {self._name!r} is open"
+
+    @property
+    def waiting(self) -> Waiting:
+        """What the card gave and nobody has read."""
+        return Waiting(
+            seconds=self._queue.qsize() * BLOCK_SECONDS,
+            most=self._queue.maxsize * BLOCK_SECONDS,
+            dropped=self.lost * BLOCK_SECONDS,
+        )
 
     def blocks(self) -> Iterator[Block]:
         """What it hears. Raises SourceFailed where it hears nothing any more: it was unplugged, say."""
@@ -116,6 +127,8 @@ class DeviceSource:
 
     def _take(self, data: Block, frames: int, at: Any, status: Any) -> None:
         """Keep what the card gives; called by PortAudio's own thread, which must not wait."""
+        if status.input_overflow:
+            self.lost += 1
         try:
             self._queue.put_nowait(data.copy())
         except Full:

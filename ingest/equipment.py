@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from ingest.meters import Meters
+from ingest.on_air import OnAir
 from ingest.recorder import Recorder
 from ingest.spool import Spool
 from streams.settings import Settings
@@ -20,6 +21,7 @@ class Equipment(msgspec.Struct, frozen=True):
     recorder: Recorder | None = None
     spool: Spool | None = None
     recordings: RecordingsSection = RecordingsSection()
+    on_air: OnAir | None = None
 
 
 def equip(settings: Settings) -> Equipment:
@@ -32,4 +34,5 @@ def equip(settings: Settings) -> Equipment:
         Recorder(recordings, settings.recordings),
         Spool(spool, settings.ingest.node),
         settings.recordings,
+        OnAir(),
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 from uuid_utils import uuid7
 
 from ingest.meters import Block
+from ingest.on_air import OnAir
 from ingest.ring import Ring
 from streams.alerts import AlertBurst, AlertEnded, AlertFact, AlertReceived
 from streams.messages import now
@@ -82,7 +83,10 @@ class Recorder(Protocol):
 
 
 class Evidence:
-    """A source's ring and recordings. All but `always` is called by the audio's thread."""
+    """A source's ring and recordings. All but `always` is called by the audio's thread.
+
+    `on_air` is told of the ring, so that people can listen to it.
+    """
 
     def __init__(
         self,
@@ -92,8 +96,10 @@ class Evidence:
         tell: Tell,
         *,
         injected: bool = False,
+        on_air: OnAir | None = None,
     ) -> None:
         self._place, self._section, self._recorder, self._tell = place, section, recorder, tell
+        self._on_air = on_air
         self._injected = injected
         self._ring: Ring | None = None
         self._base = 0.0
@@ -114,6 +120,8 @@ class Evidence:
             self.close()
             self._ring = Ring(rate, channels, self._section.ring_seconds)
             self._base = offset
+        if self._on_air is not None:
+            self._on_air.put(self._place[1], self._ring)
 
     def add(self, block: Block) -> None:
         """Keep the newest audio."""
@@ -158,6 +166,8 @@ class Evidence:
             if take is not None:
                 take.close()
         self._alert = self._segment = None
+        if self._on_air is not None and self._ring is not None:
+            self._on_air.drop(self._place[1], self._ring)
 
     def _begin(self, kind: RecordingKind, ring: Ring, start: int, most: float) -> Take:
         take = Take(self._place, kind, ring, start, most, tell=self._tell, injected=self._injected)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from ingest.backlog import NOTHING
 from ingest.meters import Block
 from streams.vocabulary import FileSettings
 
@@ -49,6 +50,8 @@ class FileSource:
     """An open recording: `rate` in Hz, `channels`, and its blocks. Constant memory."""
 
     is_live = False
+    title = None
+    waiting = NOTHING
 
     def __init__(self, settings: FileSettings, *, block_seconds: float = BLOCK_SECONDS) -> None:
         """Open the recording. Raises SourceFailed, NotReadable."""

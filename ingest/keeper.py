@@ -22,17 +22,24 @@ log = structlog.get_logger(__name__)
 class Keeper:
     """Looks after one node's recordings. `run` is the body of a thread.
 
-    `tell` takes the lane, the source and what became of its recording.
+    `tell` takes the lane, the source and what became of its recording; `told` says whether the end of a
+    lane's recording stands in the spool already.
     """
 
     def __init__(
-        self, recorder: Recorder, section: RecordingsSection, tell: Callable[[str, str, RecordingFact], None]
+        self,
+        recorder: Recorder,
+        section: RecordingsSection,
+        tell: Callable[[str, str, RecordingFact], None],
+        told: Callable[[str, str], bool],
     ) -> None:
-        self._folder, self._section, self._tell = recorder.folder, section, tell
+        self._folder, self._section, self._tell, self._told = recorder.folder, section, tell, told
 
     def salvage(self) -> None:
         """Finish what an earlier run has left; to be called before anything is recorded."""
         for one, fact in salvaged(self._folder):
+            if self._told(one.lane, one.recording):
+                continue
             log.warning("a recording was left unfinished", recording=one.recording, source=one.source)
             self._tell(one.lane, one.source, fact)
 

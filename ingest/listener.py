@@ -16,6 +16,7 @@ import structlog
 from uuid_utils import uuid7
 
 from ingest.meters import Block
+from ingest.ring import is_finite
 from ingest.same.decoder import Decoder
 from ingest.same.header import parse
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard, ToneHeard
@@ -153,8 +154,8 @@ def received(heard: MessageHeard, begun: float, at: datetime) -> AlertReceived:
 
 def mono(block: Block) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """The channels mixed into one; what is no sample counts as silence or full scale, as for the meter."""
-    mixed = block if block.ndim == 1 else block.mean(axis=1)
-    if not np.isfinite(mixed).all():
+    mixed = block if block.ndim == 1 else block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    if not is_finite(mixed):
         mixed = np.nan_to_num(mixed, nan=0.0, posinf=1.0, neginf=-1.0)
     return np.ascontiguousarray(mixed, dtype=np.float32)
 

@@ -60,34 +60,41 @@ class Gauge:
         self.rate = rate
         self.decoded: float | None = None
         """Seconds of audio that went through the decoder."""
+        self.title: str | None = None
+        """What is played, by its own word, from the block on that is added next."""
+        self._titled: str | None = None
         self.unmetered = 0
         """Samples that were not measured, because the meters did not keep up."""
         self._put, self._watch = put, watch
         self._offset, self.live = offset, live
         self.closed = False
         self.finished = False
-        self._pending: deque[Block] = deque()
+        self._pending: deque[tuple[Block, float, str | None]] = deque()
+        """What waits to be measured, with how full the source's buffer was then, and the title then."""
         self._rest: Block | None = None
         self._added = self._taken = 0
         self._begun = time.monotonic()
         self._clock: deque[tuple[float, float]] = deque(maxlen=round(CLOCKED[1] / CLOCK_EVERY))
         self._read_clock = self._begun + SETTLING
         self.drift: float | None = None
-        self._buffered = self._filled = self._dropped = self._dropped_before = 0.0
+        self._buffered = self._full = self._filled = self._dropped = self._dropped_before = 0.0
 
     def add(self, block: Block) -> None:
         """Take a block in; it must not be changed afterwards."""
         if self._added - self._taken > HELD * self.rate:
             self.unmetered += len(block)
             return
-        self._pending.append(block)
+        self._pending.append((block, self._full, self.title))
         self._added += len(block)
         if self.live and time.monotonic() >= self._read_clock:
             self._note_clock(time.monotonic())
 
     def buffer(self, seconds: float, most: float, dropped: float) -> None:
-        """Say how much audio waits to be read, how much could, and how much was thrown away so far."""
-        self._buffered, self._filled, self._dropped = seconds, seconds / most if most else 0.0, dropped
+        """Say how much audio waits to be read, how much could, and how much was thrown away so far.
+
+        It concerns the block that is added next.
+        """
+        self._buffered, self._full, self._dropped = seconds, seconds / most if most else 0.0, dropped
 
     def finish(self) -> None:
         """There is no more audio: what is there is still measured, then the place is given up."""
@@ -113,7 +120,9 @@ class Gauge:
         """Take the next chunk into `into` (channels × samples); how many samples there were."""
         at, chunk = 0, into.shape[1]
         while at < chunk:
-            block = self._rest if self._rest is not None else self._pending.popleft()
+            if self._rest is None:
+                self._rest, self._filled, self._titled = self._pending.popleft()
+            block = self._rest
             part = block[: chunk - at]
             into[:, at : at + len(part)] = part.T if part.ndim == 2 else part
             at += len(part)
@@ -124,14 +133,23 @@ class Gauge:
         self._taken += at
         return at
 
-    def dropping(self) -> bool:
-        """Whether more was thrown away since the last look."""
-        before, self._dropped_before = self._dropped_before, self._dropped
-        return self._dropped > before
+    @property
+    def dropped(self) -> float:
+        """Seconds that were thrown away, by the source or because the meters did not keep up.
+
+        Of a source that is read as fast as possible more comes than meters can take; nothing is lost by that.
+        """
+        return self._dropped + (self.unmetered / self.rate if self.live else 0.0)
+
+    def dropping(self, seconds: float) -> bool:
+        """Whether audio is thrown away, asked after each `seconds`: a lost second is said for a second."""
+        left = self.dropped - self._dropped_before
+        self._dropped_before += min(left, seconds)
+        return left > 0
 
     @property
     def filled(self) -> float:
-        """How full its buffer is: 0 to 1."""
+        """How full its buffer was when what was taken last had come: 0 to 1."""
         return self._filled
 
     def tell(self, measured: Measured, place: int, peak: float, true_peak: float, momentary: float) -> None:
@@ -148,7 +166,7 @@ class Gauge:
             flatness=None if math.isnan(flat) else round(flat, 3),
             silent_seconds=round(float(measured.silent[place]), 1),
             buffered_seconds=round(self._buffered, 2),
-            dropped_seconds=round(self._dropped, 2),
+            dropped_seconds=round(self.dropped, 2),
             drift_ppm=None if self.drift is None else round(self.drift, 1),
         )
         level = Level(
@@ -160,6 +178,7 @@ class Gauge:
             decoded=None if self.decoded is None else round(self.decoded, 3),
             readings=readings,
             spectrum=tuple(measured.spectra[place]) if place in measured.spectra else None,
+            title=self._titled,
         )
         self._put(level)
 
@@ -173,6 +192,8 @@ class Meters:
 
     def __init__(self, thresholds: MetersSection | None = None) -> None:
         self._thresholds = thresholds or MetersSection()
+        self.silence = self._thresholds.silence_dbfs
+        """dBFS: below it a source is silent."""
         self._banks: dict[tuple[int, int], list[Bank]] = {}
         self._places: dict[Bank, dict[int, Gauge]] = {}
         self._new: deque[tuple[Gauge, int]] = deque()
@@ -266,7 +287,7 @@ class Meters:
         valid = [gauge.fill(into) for gauge, into in zip(gauges, audio, strict=True)]
         drifts = [math.nan if gauge.drift is None else gauge.drift for gauge in gauges]
         outside = Outside(
-            np.array([gauge.dropping() for gauge in gauges]),
+            np.array([gauge.dropping(bank.seconds) for gauge in gauges]),
             np.array([gauge.filled for gauge in gauges]),
             np.array(drifts),
         )

@@ -89,4 +89,7 @@ class Notes:
             self.note(id, Noted(fact, now()))
 
         parts = self._equipment
-        return Evidence((self._lane, id), parts.recordings, parts.recorder, tell, injected=injected)
+        on_air = None if injected else parts.on_air
+        return Evidence(
+            (self._lane, id), parts.recordings, parts.recorder, tell, injected=injected, on_air=on_air
+        )

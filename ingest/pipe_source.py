@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 
 from ingest.audio import Pace
+from ingest.backlog import Waiting, capacity, unread
 from ingest.file_source import BLOCK_SECONDS, SourceFailed
 from ingest.meters import Block
 from streams.inputs import PipeSection
@@ -36,6 +37,7 @@ class PipeSource:
     """A running program. It has a process group of its own, which ends with the source."""
 
     is_live = True
+    title = None
     pace: Pace = "live"
 
     def __init__(self, name: str, section: PipeSection, give_up_after: float) -> None:
@@ -58,6 +60,8 @@ class PipeSource:
         except OSError as error:
             raise SourceFailed(f"pipe {name!r}: {section.command[0]}: {error.strerror}") from None
         self._output = cast(IO[bytes], self._process.stdout)
+        self._room = capacity(self._output.fileno())
+        self._kept = bytearray()
         self._listener = threading.Thread(
             target=self._listen,
             args=(cast(IO[bytes], self._process.stderr),),
@@ -71,10 +75,17 @@ class PipeSource:
         """What runs, for people."""
         return f"pipe {self._name!r} runs"
 
+    @property
+    def waiting(self) -> Waiting:
+        """What it wrote and nobody has read. Nothing is thrown away: who writes waits."""
+        second = self._size * self.rate
+        waiting = unread(self._output.fileno()) + len(self._kept)
+        return Waiting(seconds=waiting / second, most=self._room / second)
+
     def blocks(self) -> Iterator[Block]:
         """What it writes; a program that ends has failed, by its own last words. Raises SourceFailed."""
         wanted = max(1, round(self.rate * BLOCK_SECONDS)) * self._size
-        kept = bytearray()
+        kept = self._kept
         idle = 0.0
         poll = select.poll()
         poll.register(self._output, select.POLLIN)

@@ -1,6 +1,7 @@
 """Writing evidence: FLAC files at the source's own rate, each whole or not there at all.
 
-A file is written beside its place, synchronised to disk and then moved there. One thread writes all of a
+A file is written beside its place, synchronised to disk and then moved there; what is to be told of it
+lies beside it until it was told, for a process may be killed in between. One thread writes all of a
 process; it never holds audio up, for what it has not written yet is in the sources' rings.
 """
 
@@ -20,6 +21,7 @@ import soundfile
 import structlog
 
 from ingest.evidence import Take
+from streams.messages import canonical
 from streams.recordings import RecordingFailed, RecordingFinished, RecordingStarted
 from streams.sound import RecordingsSection
 
@@ -31,6 +33,8 @@ SILENT = 60.0
 """Seconds without any audio after which a recording ends with what there is: its source hangs."""
 PART = ".part"
 """Ends the name of a file that is not whole yet."""
+UNTOLD = ".untold"
+"""Ends the name of what is to be told of a file that is whole; it is gone once that was told."""
 FULL = 1_000_000
 """Bytes below which a disk is full: what libsndfile could not write was less."""
 FLAC_MOST = (655_350, 8)
@@ -49,6 +53,7 @@ class _Open:
         ring = take.ring
         path.parent.mkdir(parents=True, exist_ok=True)
         self.part = path.with_name(path.name + PART)
+        self.untold = path.with_name(path.name + UNTOLD)
         self.file = soundfile.SoundFile(
             self.part, "w", ring.rate, ring.channels, format=path.suffix[1:].upper(), subtype="PCM_16"
         )
@@ -66,15 +71,24 @@ class _Open:
             self.file.write(samples)
         return len(samples) > 0
 
-    def finish(self) -> str:
-        """Put the whole file in its place; its SHA-256. Raises OSError and soundfile's errors."""
+    def finish(self) -> tuple[str, int]:
+        """Write the last of it; its SHA-256, and how many bytes. Raises OSError and soundfile's errors."""
         self.file.close()
         with self.part.open("rb+") as file:
             os.fsync(file.fileno())
-            hash = file_digest(file, "sha256").hexdigest()
+            return file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+
+    def place(self, fact: RecordingFinished) -> None:
+        """Put the whole file in its place, and beside it what is to be told. Raises OSError."""
+        try:
+            with self.untold.open("wb") as file:
+                file.write(canonical(fact))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning("only this process knows of a recording until it is told", detail=str(error))
         self.part.rename(self.path)
         sync_folder(self.path.parent)
-        return hash
 
     def discard(self) -> None:
         """Leave nothing of it."""
@@ -83,6 +97,7 @@ class _Open:
         except (OSError, RuntimeError):
             log.debug("a recording that is given up cannot be closed", file=str(self.part))
         self.part.unlink(missing_ok=True)
+        self.untold.unlink(missing_ok=True)
 
 
 class Recorder:
@@ -125,7 +140,7 @@ class Recorder:
                     open.take.close()
                 if open.take.at >= open.take.until:
                     self._open.remove(open)
-                    self._finished(open, open.finish())
+                    self._finished(open, *open.finish())
             except Exception as error:  # the other recordings go on
                 if open in self._open:
                     self._open.remove(open)
@@ -164,26 +179,27 @@ class Recorder:
         )
         return self.folder / take.lane / take.source / name
 
-    def _finished(self, open: _Open, sha256: str) -> None:
+    def _finished(self, open: _Open, sha256: str, bytes: int) -> None:
         take, ring = open.take, open.take.ring
         seconds = round((take.at - take.start - take.lost) / ring.rate, 3)
-        take.tell(
-            RecordingFinished(
-                recording=take.id,
-                kind=take.kind,
-                file=str(open.path.relative_to(self.folder)),
-                sha256=sha256,
-                bytes=open.path.stat().st_size,
-                seconds=seconds,
-                rate=ring.rate,
-                channels=ring.channels,
-                begun_at=take.begun_at,
-                ended_at=take.begun_at + timedelta(seconds=seconds),
-                lost=round(take.lost / ring.rate, 3),
-                hearings=tuple(take.hearings),
-                injected=take.injected,
-            )
+        fact = RecordingFinished(
+            recording=take.id,
+            kind=take.kind,
+            file=str(open.path.relative_to(self.folder)),
+            sha256=sha256,
+            bytes=bytes,
+            seconds=seconds,
+            rate=ring.rate,
+            channels=ring.channels,
+            begun_at=take.begun_at,
+            ended_at=take.begun_at + timedelta(seconds=seconds),
+            lost=round(take.lost / ring.rate, 3),
+            hearings=tuple(take.hearings),
+            injected=take.injected,
         )
+        open.place(fact)
+        take.tell(fact)
+        open.untold.unlink(missing_ok=True)
 
     def _failed(self, take: Take, error: Exception) -> None:
         reason = self._why(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numpy as np
@@ -55,7 +56,18 @@ class Ring:
 
 def quantised(block: Block) -> Samples:
     """Samples of 16 bits: exactly those of a 16-bit recording; what is no number is silence."""
-    scaled = np.asarray(block, np.float32) * np.float32(32768)
-    if not np.isfinite(scaled).all():
+    scaled = np.multiply(block, np.float32(32768), dtype=np.float32)
+    if not is_finite(scaled):
         scaled = np.nan_to_num(scaled, nan=0.0, posinf=32767.0, neginf=-32768.0)
-    return np.asarray(np.clip(np.rint(scaled), -32768, 32767), np.int16)
+    # In place: this is done with all audio of all sources.
+    np.rint(scaled, out=scaled)
+    np.minimum(scaled, np.float32(32767), out=scaled)
+    np.maximum(scaled, np.float32(-32768), out=scaled)
+    return scaled.astype(np.int16)
+
+
+def is_finite(block: Block) -> bool:
+    """Whether all its samples are numbers, for sure; of very large ones it says no as well."""
+    flat = block.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(flat, flat))

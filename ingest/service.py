@@ -128,7 +128,7 @@ class Node:
         parts, settings = self._equipment, self._settings
         if parts.recorder is None or parts.spool is None:
             return
-        keeper = Keeper(parts.recorder, parts.recordings, self._tell)
+        keeper = Keeper(parts.recorder, parts.recordings, self._tell, parts.spool.tells_end)
         keeper.salvage()
         self._start("recorder", parts.recorder.run, self._quiet)
         self._start("keeper", keeper.run, self._quiet)
@@ -139,7 +139,9 @@ class Node:
         )  # fmt: skip
         self._start("courier", courier.run, self._quiet)
         try:
-            self._sound = SoundServer(parts.recorder.folder, settings.ingest.host, settings.ingest.port)
+            self._sound = SoundServer(
+                parts.recorder.folder, settings.ingest.host, settings.ingest.port, parts.on_air
+            )
         except OSError as error:
             at = f"{settings.ingest.host}:{settings.ingest.port}"
             log.error("recordings are not served", address=at, detail=str(error))

@@ -13,7 +13,7 @@ import msgspec
 import soundfile
 import structlog
 
-from ingest.recorder import PART, sync_folder
+from ingest.recorder import PART, UNTOLD, sync_folder
 from streams.recordings import (
     RecordingFact,
     RecordingFailed,
@@ -28,6 +28,7 @@ PIECE = 65_536
 """Frames that are read at once."""
 
 log = structlog.get_logger(__name__)
+_decode = msgspec.json.Decoder(RecordingFinished).decode
 
 
 class Shelved(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,17 +47,24 @@ class Shelved(msgspec.Struct, frozen=True, kw_only=True):
 def shelved(folder: Path) -> Iterator[Shelved]:
     """The recordings in `folder`; other files are left alone."""
     for path in sorted(folder.glob("*/*/*")):
-        if found := NAME.fullmatch(path.name):
-            yield Shelved(
-                path=path,
-                lane=path.parent.parent.name,
-                source=path.parent.name,
-                recording=found[4],
-                kind="alert" if found[2] == "alert" else "continuous",
-                begun_at=datetime.strptime(found[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
-                injected=found[3] is not None,
-                whole=found[6] is None,
-            )
+        if (one := _shelved(path)) is not None:
+            yield one
+
+
+def _shelved(path: Path) -> Shelved | None:
+    found = NAME.fullmatch(path.name)
+    if found is None:
+        return None
+    return Shelved(
+        path=path,
+        lane=path.parent.parent.name,
+        source=path.parent.name,
+        recording=found[4],
+        kind="alert" if found[2] == "alert" else "continuous",
+        begun_at=datetime.strptime(found[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
+        injected=found[3] is not None,
+        whole=found[6] is None,
+    )
 
 
 def find(folder: Path, recording: str) -> Path | None:
@@ -65,7 +73,13 @@ def find(folder: Path, recording: str) -> Path | None:
 
 
 def salvaged(folder: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
-    """Make whole what a process left behind that ended without warning; what became of each."""
+    """Make whole what a process left behind that ended without warning; what became of each.
+
+    It may have been told already: what says that it was not is deleted once the next is asked for.
+    """
+    for path in sorted(folder.glob(f"*/*/*{UNTOLD}")):
+        yield from _untold(path)
+        path.unlink(missing_ok=True)
     for one in shelved(folder):
         if one.whole:
             continue
@@ -76,8 +90,24 @@ def salvaged(folder: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
             fact = RecordingFailed(
                 recording=one.recording, kind=one.kind, reason=reason, injected=one.injected
             )
-        one.path.unlink(missing_ok=True)
         yield one, fact
+        one.path.unlink(missing_ok=True)
+
+
+def _untold(path: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
+    """A recording that is whole, and what was to be told of it; none where that cannot be read."""
+    place = path.with_name(path.name.removesuffix(UNTOLD))
+    part = place.with_name(place.name + PART)
+    one = _shelved(place)
+    try:
+        fact = _decode(path.read_bytes())
+        if part.exists():
+            part.rename(place)
+            sync_folder(place.parent)
+        if one is not None and place.exists():
+            yield one, fact
+    except (OSError, msgspec.MsgspecError) as error:
+        log.error("what was to be told of a recording cannot be read", file=str(path), detail=str(error))
 
 
 def _salvage(folder: Path, one: Shelved) -> RecordingFinished:
@@ -134,5 +164,6 @@ def outlived(
         else:
             continue
         one.path.unlink(missing_ok=True)
+        one.path.with_name(one.path.name + UNTOLD).unlink(missing_ok=True)
         total -= sizes[one.path]
         yield one, RecordingRemoved(recording=one.recording, reason=reason)

@@ -10,10 +10,8 @@ import numpy as np
 from ingest.meters import Block
 from streams.vocabulary import SourceState
 
-SILENT_BELOW = 10.0 ** (-60.0 / 20.0)
-"""−60 dBFS: a source whose peaks stay below plays nothing."""
 SILENT_AFTER = 10.0
-"""Seconds of such audio after which that is told."""
+"""Seconds of silence after which that is told."""
 
 
 class Sign(msgspec.Struct, frozen=True):
@@ -24,15 +22,22 @@ class Sign(msgspec.Struct, frozen=True):
 
 
 HEALTHY = Sign("running")
-SILENT = Sign("running", f"connected, but silent: below −60 dBFS for {SILENT_AFTER:g} s")
 FAST = Sign("running", "faster than real time: it is held back")
 
 
 class Signs:
-    """Follows one connection from when it is opened. Each call returns a sign where that has changed."""
+    """Follows one connection from when it is opened. Each call returns a sign where that has changed.
 
-    def __init__(self, stalled_after: float) -> None:
+    Below `silence` (dBFS, RMS) nothing is played, as for the meters.
+    """
+
+    def __init__(self, stalled_after: float, silence: float) -> None:
         self._stalled_after = stalled_after
+        self._loud = 10.0 ** (silence / 20.0)
+        self._silent = Sign(
+            "running",
+            f"connected, but silent: below {silence:g} dBFS for {SILENT_AFTER:g} s".replace("-", "−"),
+        )
         self._heard_at = time.monotonic()
         self._quiet = 0
         self._now: Sign | None = None
@@ -40,9 +45,10 @@ class Signs:
     def heard(self, block: Block, rate: int, held: bool) -> Sign | None:
         """Audio came; `held` says that it would come faster than it plays."""
         self._heard_at = time.monotonic()
-        loud = float(np.max(np.abs(block))) >= SILENT_BELOW
+        flat = block.reshape(-1)
+        loud = float(np.dot(flat, flat)) >= self._loud**2 * len(flat)
         self._quiet = 0 if loud else self._quiet + len(block)
-        return self._told(FAST if held else SILENT if self._quiet >= SILENT_AFTER * rate else HEALTHY)
+        return self._told(FAST if held else self._silent if self._quiet >= SILENT_AFTER * rate else HEALTHY)
 
     def nothing(self, status: str) -> Sign | None:
         """Nothing came, and is still waited for; `status` says how far the connection is."""

@@ -1,4 +1,6 @@
-"""Serving recordings by HTTP to the web process, which asks with the pass that the heartbeat tells it.
+"""Serving sound by HTTP to the web process, which asks with the pass that the heartbeat tells it.
+
+Recordings, and what the node's sources sound like now.
 
 The pass is made anew at each start and stands in Redis alone, with the heartbeat's time to live: who may
 read there may have the sound. A part of a file may be asked for (`Range`), as players do.
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import structlog
 
+from ingest.on_air import Full, OnAir
 from ingest.shelf import find
 
 PATH = re.compile(r"/recordings/([0-9a-f-]{36})")
+LIVE = re.compile(r"/sources/([a-z0-9._-]{1,64})")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 TYPES = {".flac": "audio/flac", ".wav": "audio/wav"}
 PIECE = 65_536
@@ -31,11 +35,11 @@ log = structlog.get_logger(__name__)
 
 
 class SoundServer:
-    """Serves a folder of recordings. `run` is the body of a thread."""
+    """Serves a folder of recordings, and what is `on_air`. `run` is the body of a thread."""
 
-    def __init__(self, folder: Path, host: str, port: int) -> None:
+    def __init__(self, folder: Path, host: str, port: int, on_air: OnAir | None = None) -> None:
         self.secret = secrets.token_urlsafe(32)
-        self._server = ThreadingHTTPServer((host, port), partial(_Handler, folder, self.secret))
+        self._server = ThreadingHTTPServer((host, port), partial(_Handler, folder, on_air, self.secret))
         self._server.daemon_threads = True
         bound = self._server.server_address
         # What others reach a server by that listens on all addresses is its host's name.
@@ -56,8 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = IDLE
     server_version, sys_version = "tocsin", ""
 
-    def __init__(self, folder: Path, secret: str, *args: object) -> None:
-        self._folder, self._secret = folder, secret
+    def __init__(self, folder: Path, on_air: OnAir | None, secret: str, *args: object) -> None:
+        self._folder, self._on_air, self._secret = folder, on_air, secret
         super().__init__(*args)  # type: ignore[arg-type]  # as the server hands them on
 
     def log_message(self, format: str, *args: object) -> None:
@@ -69,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         found = PATH.fullmatch(self.path)
         if not hmac.compare_digest(given.encode(), self._secret.encode()):
             self._refuse(401)
+        elif live := LIVE.fullmatch(self.path):
+            self._stream(live[1])
         elif found is None or (path := find(self._folder, found[1])) is None:
             self._refuse(404)
         else:
@@ -78,6 +84,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _stream(self, source: str) -> None:
+        if self._on_air is None or not self._on_air.has(source):
+            self._refuse(404)
+            return
+        try:
+            with self._on_air.listening(source) as pieces:
+                self.send_response(200)
+                self.send_header("Content-Type", "audio/wav")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                for piece in pieces:
+                    self.wfile.write(piece)
+        except Full:
+            self._refuse(503)
+        except OSError:
+            log.debug("a listener left", source=source)
 
     def _send(self, path: Path) -> None:
         with path.open("rb") as file:

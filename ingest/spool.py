@@ -21,6 +21,9 @@ from ingest.entered import FIELD
 from ingest.recorder import sync_folder
 from streams.drafts import Draft
 from streams.messages import canonical, now
+from streams.recordings import RECORDING_EVENTS, RecordingFailed, RecordingFinished
+
+ENDS = frozenset({RECORDING_EVENTS[RecordingFinished], RECORDING_EVENTS[RecordingFailed]})
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +117,10 @@ class Spool:
         with self._lock:
             found = [one for (its, _), one in self._pending.items() if its == lane]
         return sorted(found, key=lambda one: (one.kept_at, one.counter))
+
+    def tells_end(self, lane: str, recording: str) -> bool:
+        """Whether it holds what became of that recording in the end."""
+        return any(one.type in ENDS and one.data.get("recording") == recording for one in self.pending(lane))
 
     def lanes(self) -> list[str]:
         """The lanes that something is kept of."""

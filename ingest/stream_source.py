@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 
 from ingest.audio import Pace
+from ingest.backlog import NOTHING, Waiting
 from ingest.decoding.nursery import WAIT, Decoder, Nursery
 from ingest.decoding.wire import Task
 from ingest.file_source import SourceFailed
@@ -68,8 +69,14 @@ class StreamSource:
 
     @property
     def title(self) -> str | None:
-        """What is played, by the stream's own word."""
-        return self._fetch.title
+        """What is played, by the stream's own word: woven into its audio, or a part of that."""
+        told = self._decoder.format if self._decoder else None
+        return self._fetch.title or (told.title if told else None)
+
+    @property
+    def waiting(self) -> Waiting:
+        """What is decoded and nobody has read."""
+        return self._decoder.waiting if self._decoder else NOTHING
 
     def blocks(self) -> Iterator[Block]:
         """What is decoded. A live stream has no end of its own: where it ends, it has failed."""

@@ -19,8 +19,10 @@ from streams.looking import looked_at
 from streams.messages import Level, canonical
 from streams.names import StationKeys
 
-PERIOD = 0.1
-"""Seconds between two writes."""
+PERIOD = 0.05
+"""Seconds between two writes, at least."""
+GATHER = 0.02
+"""Seconds to wait for more after the first: the meters tell all sources' levels one right after the other."""
 IDLE = 0.25
 """Seconds between two looks whether to stop, while there is nothing to write."""
 HELD = 20_000
@@ -68,7 +70,7 @@ class LaneTelemetry:
 
 
 class TelemetryWriter:
-    """Batches the levels of each lane into one entry a tenth of a second. `run` is the body of a thread."""
+    """Batches levels: of each lane an entry for each round of the meters. `run` is the body of a thread."""
 
     def __init__(self, link: Link, keys: StationKeys) -> None:
         self._link = link
@@ -96,13 +98,14 @@ class TelemetryWriter:
         while not stop.is_set():
             if not self._some.wait(IDLE):
                 continue
-            stop.wait(PERIOD)
+            stop.wait(GATHER)
             self._some.clear()
             try:
                 self.write()
                 if backoff.failures:
                     log.info("telemetry is written again", dropped=self.dropped)
                 backoff.reset()
+                stop.wait(PERIOD - GATHER)
             except (Unreachable, ResponseError) as error:
                 if backoff.failures == 0:
                     log.warning("telemetry cannot be written", detail=str(error))

@@ -21,6 +21,7 @@ from projections.alerts import list_alerts
 from projections.database import is_away
 from projections.groups import group_routes, list_groups
 from projections.levels import Levels
+from projections.listening import listening_routes
 from projections.live import Live
 from projections.metrics import metrics_route
 from projections.notify.route import open_episodes
@@ -110,6 +111,7 @@ class ReadSide:
             *overview_routes(self.reads, self._scrape, waiters),
             *group_routes(self.reads, waiters),
             *screen_routes(self.reads, self._scrape, redis, PastReader(settings, self.reads)),
+            *listening_routes(self.reads, self._stopping.is_set),
             metrics_route(self._scrape),
             *beside,
         ]

@@ -135,6 +135,7 @@ class Levels:
             decoded=level.decoded,
             meters=meters,
             spectrum=None if level.spectrum is None else list(level.spectrum),
+            title=level.title,
         )
         self._heard[key] = (time.monotonic(), view)
 

@@ -133,7 +133,9 @@ def decoded(fields: list[bytes]) -> list[Level]:
 
 
 def _is_level(level: Level) -> bool:
-    values = (level.rms_dbfs, level.peak_dbfs)
+    meters = level.readings
+    values = [level.rms_dbfs, level.peak_dbfs]
+    values += [] if meters is None else [meters.momentary_lufs, meters.true_peak_dbtp]
     return (
         identifier(level.source) is not None
         and level.at.tzinfo is not None

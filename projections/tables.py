@@ -45,6 +45,7 @@ sources = Table(
     Column("reason", Text),
     Column("rate", BigInteger),
     Column("channels", BigInteger),
+    Column("recorded", Text, nullable=False, server_default="alerts"),
     Column("since", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
     Column("seq", BigInteger, nullable=False),
@@ -185,6 +186,10 @@ levels = Table(
     Column("rms_most", Double),
     Column("peak", Double),
     Column("silent", BigInteger, nullable=False),
+    Column("loudness", Double, nullable=False, server_default="0"),
+    Column("loud", BigInteger, nullable=False, server_default="0"),
+    Column("momentary_most", Double),
+    Column("true_peak", Double),
 )
 """Levels rolled up by minute and hour (`span`, in seconds)."""
 Index("levels_at", levels.c.span, levels.c.at)

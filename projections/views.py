@@ -22,7 +22,7 @@ class LevelView(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds` of audio were read since the source started, `decoded` of them went through the decoder of
     alerts (None: nobody listens). `meters` are the other meters (None: its node has none), `spectrum` the
-    level of each band while somebody looks.
+    level of each band while somebody looks, `title` what is played by the stream's own word.
     """
 
     at: datetime
@@ -32,6 +32,7 @@ class LevelView(msgspec.Struct, frozen=True, kw_only=True):
     decoded: float | None = None
     meters: Meters | None = None
     spectrum: list[int] | None = None
+    title: str | None = None
 
 
 class DecoderView(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ class DecoderView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A source as readers see it. Times are UTC, `rate` is in Hz.
+    """A source as readers see it. Times are UTC, `rate` is in Hz, `recorded` is alerts or always.
 
     `as_of` is the moment for which this is known to be so. `level` is None when there is none
     (digital silence is a level), `decoder` tells what it has heard. `trouble` says why nobody knows what it
@@ -65,6 +66,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     rate: int | None
     channels: int | None
+    recorded: str = "alerts"
     since: datetime
     updated_at: datetime
     seq: int

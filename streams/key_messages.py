@@ -63,13 +63,26 @@ class KeyCreated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: tuple[str, ...] = ()
 
 
-class KeyRotated(msgspec.Struct, frozen=True, kw_only=True):
-    """`data` of `key.rotated`: `public` is the new half; the old one verifies until `until`."""
+class OfFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a key was while it was a file, and the log said nothing of it."""
+
+    public: str
+    role: Role
+    sources: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+class KeyRotated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`data` of `key.rotated`: `public` is the new half; the old one verifies until `until`.
+
+    `was` is there where the key had been a file: from here on the log says what it is.
+    """
 
     id: str
     public: str
     until: datetime
     by: str
+    was: OfFile | None = None
 
 
 class KeyRevoked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

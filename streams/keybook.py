@@ -2,7 +2,7 @@
 
 Beside them stand the keys that are files on the machine that verifies: the first key of a station, and
 the secrets that its services share. What the log says goes before: a key that it revoked is revoked,
-whatever files there are.
+whatever files there are, and one that it rotated is the one that it names.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _change(book: Keybook, event: Event) -> Keybook:
         return {made.id: Registered(key=key, created_at=event.at, created_by=made.by)}
     if event.type == "key.rotated":
         turned = msgspec.convert(event.data, KeyRotated)
-        was = book.get(turned.id)
-        if was is None or was.key is None:
+        was = book.get(turned.id) or _of_file(turned)
+        if was.key is None:
             return {}
         earlier = (*was.key.earlier, Earlier(public=was.key.public, until=turned.until))
         key = msgspec.structs.replace(was.key, public=turned.public, earlier=earlier)
@@ -69,6 +69,17 @@ def _change(book: Keybook, event: Event) -> Keybook:
     return {
         gone.id: msgspec.structs.replace(was, revoked_at=event.at, revoked_by=gone.by, reason=gone.reason)
     }
+
+
+def _of_file(turned: KeyRotated) -> Registered:
+    was = turned.was
+    if was is None:
+        return Registered()
+    key = Key(
+        id=turned.id, algorithm="ed25519", role=was.role, public=was.public,
+        sources=was.sources, groups=was.groups,
+    )  # fmt: skip
+    return Registered(key=key)
 
 
 def usable(book: Keybook, files: Keyring) -> Keyring:

@@ -85,7 +85,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str | None = None
 
 
-class Level(msgspec.Struct, frozen=True, kw_only=True):
+class Level(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One measurement of a source: levels in dBFS, None for digital silence (−∞)."""
 
     source: str
@@ -100,6 +100,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """What the other meters say; None: an older version, which had none."""
     spectrum: tuple[int, ...] | None = None
     """Levels in dBFS of bands of one width from 0 Hz to half the rate; None: nobody looks."""
+    title: str | None = None
+    """What is played, by the stream's own word; None: it says nothing."""
 
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -166,6 +166,8 @@ def write_key(path: Path, key: Key) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.encode(key))
+        file.flush()
+        os.fsync(handle)  # it may be about to take the place of the only one
 
 
 def without_secret(key: Key) -> Key:

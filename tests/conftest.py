@@ -46,7 +46,8 @@ TOGETHER = {
         name: (name,)
         for name in (
             "test_access_sentinels", "test_deployment",  "test_drill",
-            "test_faults_sentinels", "test_guard", "test_page", "test_prometheus", "test_round_trip",
+            "test_faults_sentinels", "test_guard", "test_page", "test_page_sound", "test_prometheus",
+            "test_round_trip",
             "test_streams_sentinel", "test_systemd", "test_tls", "test_tls_postgres",
             "test_tls_postgres_server",
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ingest.backlog import NOTHING
 from ingest.capture import Report, Watched
 from ingest.equipment import Equipment
 from ingest.evidence import Evidence
@@ -69,7 +70,7 @@ class Tap:
     """
 
     def __init__(self) -> None:
-        self.is_live = False
+        self.is_live, self.waiting, self.title = False, NOTHING, None
         self.open = threading.Event()
         self.open.set()
         self.opened = 0

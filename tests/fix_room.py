@@ -26,12 +26,16 @@ from projections.schema import migrate
 from projections.tables import levels
 from streams.connection import Unreachable, connect
 from streams.library import load_library
+from streams.looking import looked_at
 from streams.messages import Event, Level, Logged, canonical, digest, now
+from streams.names import STATION_LANE
+from streams.readings import Readings
 from streams.settings import PostgresSection, RedisSection, load
 from tests.fix_alerts import received
+from tests.fix_booth import Booth, running_booth
 from tests.fix_cli import made_folder
 from tests.fix_projections import LANE, Chain, Yard
-from tests.fix_servers import Trio, eventually, running_trio
+from tests.fix_servers import Trio, eventually, new_database, running_trio
 from tests.fix_web import Web, running_web
 
 FAR_LANE = "p3"
@@ -77,14 +81,20 @@ class Talk:
 
     def _run(self) -> None:
         link = connect(self._yard.settings.redis, "talk")
-        draw = random.Random(7)
+        draw, looked = random.Random(7), frozenset[str]()
         for count in itertools.count():
             if self._stop.wait(0.1):
                 break
             at = now()
             measured = [sound(name, loud, at, count / 10, draw) for name, loud in self.sounds.items()]
             measured = [self._as_told(level) for level in measured]
+            measured = [
+                msgspec.structs.replace(level, spectrum=spectrum(draw)) if level.source in looked else level
+                for level in measured
+            ]
             try:
+                if count % 10 == 0:
+                    looked = looked_at(link, self._yard.keys)
                 link.call("XADD", self._key, "MAXLEN", "~", 6000, "*", "l", canonical(measured))
             except Exception:  # a failover: it goes on with the next primary
                 continue
@@ -109,13 +119,31 @@ def sound(name: str, loud: Loudness, at: datetime, seconds: float, draw: random.
     wave = math.sin(seconds * 1.3 + len(name)) * math.sin(seconds * 0.37 + ord(name[0]))
     rms = min(-1.0, mean + sway * wave + draw.uniform(-1.5, 1.5))
     peak = min(-0.3, rms + draw.uniform(6, 11))
-    return Level(source=name, at=at, rms_dbfs=round(rms, 2), peak_dbfs=round(peak, 2), seconds=seconds)
+    readings = Readings(
+        true_peak_dbtp=round(min(-0.1, peak + 0.4), 2), momentary_lufs=round(rms + 0.6, 2),
+        short_term_lufs=round(mean + 0.4 * sway * wave, 2), integrated_lufs=mean, range_lu=7.2, clipped=0,
+        dc_offset=0.0, flatness=0.02, silent_seconds=0.0, buffered_seconds=0.2, dropped_seconds=0.0,
+        drift_ppm=None,
+    )  # fmt: skip
+    return Level(
+        source=name, at=at, rms_dbfs=round(rms, 2), peak_dbfs=round(peak, 2), seconds=seconds,
+        readings=readings,
+    )  # fmt: skip
+
+
+def spectrum(draw: random.Random) -> tuple[int, ...]:
+    """Bands of somebody who speaks: less the higher they are, with a few that stand out."""
+    voice = draw.uniform(4, 9)
+    return tuple(
+        round(-38 - band * 0.42 + 9 * math.sin(band / voice) + draw.uniform(-6, 6)) for band in range(128)
+    )
 
 
 class Room:
     """The station and what a test does with it."""
 
-    def __init__(self, trio: Trio, web: Web, yard: Yard, chain: Calendar, talk: Talk) -> None:
+    def __init__(self, trio: Trio, web: Web, yard: Yard, chain: Calendar, talk: Talk, booth: Booth) -> None:
+        self.booth = booth
         self.trio = trio
         self.web = web
         self.yard = yard
@@ -123,6 +151,7 @@ class Room:
         self.talk = talk
         self.scribe = yard.scribe(chain=chain)
         self.far = yard.scribe(FAR_LANE, Calendar())
+        self.office = yard.scribe(STATION_LANE, Calendar())
 
     @property
     def url(self) -> str:
@@ -132,7 +161,9 @@ class Room:
         """A heartbeat of the only node, with all that it says."""
         fields = {
             "time": msgspec.to_builtins(now()),
-            "address": "receiver-1.lan",
+            "address": self.booth.server.address,
+            "pass": self.booth.server.secret,
+            "clock": "0.004",
             "version": "0.1.0",
             "lanes": msgspec.json.encode([LANE]),
             "sources": msgspec.json.encode({LANE: len(SOUNDS)}),
@@ -150,7 +181,7 @@ class Room:
 
     def alert(
         self, source: str, event: str = "RWT", name: str = "Required Weekly Test", /, **given: Any
-    ) -> None:
+    ) -> str:
         """An alert as one source hears it, issued now and in force for an hour unless told otherwise."""
         at = self.chain.at or now()
         issued = at.replace(second=0, microsecond=0)
@@ -162,7 +193,14 @@ class Room:
             "header": header, "event": event, "event_name": name, "valid_minutes": 60,
             "issued_at": msgspec.to_builtins(issued), "expires_at": msgspec.to_builtins(until), **given,
         }  # fmt: skip
-        self.scribe.write("alert.received", source, **received(f"{source}-{self.chain.seq}", **told))
+        hearing = f"{source}-{self.chain.seq}"
+        self.scribe.write("alert.received", source, **received(hearing, **told))
+        return hearing
+
+    def record(self, source: str, *hearings: str) -> None:
+        """A recording of what was heard, which the node has."""
+        at = (self.chain.at or now()) - timedelta(seconds=12)
+        self.scribe.write("recording.finished", source, **self.booth.record(source, at, 22.0, *hearings))
 
     def settle(self, command: str, source: str, outcome: str = "completed", **data: Any) -> None:
         """The result of a start of `source`, a moment after it was received."""
@@ -239,7 +277,7 @@ class Room:
             "Platte County, MO",
         ]
         for name, sure in (("keax", 0.999), ("lp1", 0.94)):
-            self.alert(
+            hearing = self.alert(
                 name,
                 "TOR",
                 "Tornado Warning",
@@ -248,6 +286,7 @@ class Room:
                 valid_minutes=45,
                 confidence=sure,
             )
+            self.record(name, hearing)
         self.ago(minutes=9)
         self.alert(
             "keax", "SVA", "Severe Thunderstorm Watch", locations=counties, places=places, valid_minutes=240
@@ -259,6 +298,9 @@ class Room:
         claimed = {**dict.fromkeys([*names, "tower", "spare"], LANE), "remote": FAR_LANE}
         self.yard.link.call("HSET", self.yard.keys.sources, *itertools.chain(*claimed.items()))
         self.yard.link.call("SET", self.yard.keys.lane(LANE).lease, "local 1 nonce", "PX", 3_600_000)
+        group = {"group": "lp", "name": "Local primary", "members": ["lp1", "wtop"]}
+        self.office.write("group.created", **group, fallback_after=20.0, back_after=60.0)
+        self.office.write("group.switched", group="lp", to="lp1", reason="it is heard")
         self._past_levels()
 
     def _past_levels(self) -> None:
@@ -282,7 +324,7 @@ class Room:
     def writes(self) -> bool:
         """Whether all who write here have found the primary again."""
         try:
-            for link in (self.yard.link, self.scribe.link, self.far.link):
+            for link in (self.yard.link, self.scribe.link, self.far.link, self.office.link):
                 link.call("PING")
         except Unreachable:
             return False
@@ -299,11 +341,13 @@ def _row(source: str, span: int, at: datetime, mean: float | None, sway: float) 
         return {
             "source": source, "span": span, "at": at.astimezone(UTC), "lane": LANE, "count": 600,
             "power": 0.0, "rms_least": None, "rms_most": None, "peak": None, "silent": 600,
+            "loudness": 0.0, "loud": 0,
         }  # fmt: skip
     return {
         "source": source, "span": span, "at": at.astimezone(UTC), "lane": LANE, "count": 600,
         "power": 600 * 10 ** (mean / 10), "rms_least": mean - sway - 3, "rms_most": min(-2.0, mean + sway),
         "peak": min(-0.3, mean + sway + 7), "silent": 0,
+        "loudness": 600 * 10 ** ((mean + 2.5) / 10), "loud": 600,
     }  # fmt: skip
 
 
@@ -319,8 +363,12 @@ def running_room(folder: Path, trio: Trio, postgres: PostgresSection) -> Iterato
     load_library(link)
     link.close()
     yard = Yard(settings)
-    with running_web(made) as web, Talk(yard, SOUNDS) as talk:
-        room = Room(trio, web, yard, Calendar(), talk)
+    with (
+        running_web(made) as web,
+        Talk(yard, SOUNDS) as talk,
+        running_booth(made.path / "recordings", LANE, "keax") as booth,
+    ):
+        room = Room(trio, web, yard, Calendar(), talk, booth)
         room.populate()
         stop = threading.Event()
         beats = threading.Thread(target=_keep_beating, args=(room, stop), name="beats")
@@ -363,6 +411,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresSect
     folder = tmp_path_factory.mktemp("room")
     with (
         running_trio(folder / "servers") as trio,
-        running_room(folder / "station", trio, postgres_server) as room,
+        new_database(postgres_server) as postgres,
+        running_room(folder / "station", trio, postgres) as room,
     ):
         yield room

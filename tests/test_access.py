@@ -18,12 +18,14 @@ from control.desk import Desk, Wish
 from control.station.ask import ask
 from control.stationlane import StationLane
 from ingest.service import Node
+from projections.groups import list_groups
 from projections.reads import Away, Reads
 from projections.service import Service
 from streams.access import ROLES, UNUSED, Role, acl_file, user_name
 from streams.audit import head_of, verify
 from streams.connection import Unreachable, connect
 from streams.durability import Prover
+from streams.group_messages import GroupCreate
 from streams.library import MayNotLoad, load_library
 from streams.names import STATION_LANE, StationKeys
 from streams.replay import stored
@@ -131,6 +133,11 @@ def test_a_whole_station_works_with_a_user_per_process(works: Works, record: Cal
             assert (answer.outcome, answer.state) == ("completed", close)
             find = partial(parked.find, link, keys.lane(LANE), LANE, copy.id)
             eventually(lambda find=find: find() is None, "the copy is swept")  # type: ignore[misc]
+        group = Wish(type="group.create", source="", params=plain(GroupCreate(group="g", members=("mast",))))
+        assert desk.submit(group, STATION_LANE).outcome == "completed"
+        eventually(
+            lambda: [one.active for one in list_groups(reads).data] == ["mast"], "the group to be followed"
+        )
         archived = Wish(type="source.stop", source="mast", durability="archive")
         assert desk.submit(archived, LANE, timeout=20).outcome == "completed"
         assert desk.submit(Wish(type="source.remove", source="mast"), LANE).outcome == "completed"

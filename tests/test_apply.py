@@ -62,6 +62,49 @@ def test_a_station_becomes_what_a_file_says(demo_station: Whole, demo_prompt: Pr
     assert demo_prompt("export").out == was.read_text()
 
 
+def test_groups_are_declared_and_started_as_one(
+    demo_station: Whole, demo_prompt: Prompt, tmp_path: Path
+) -> None:
+    """A group goes through export and apply as sources do, and `--group` means its members."""
+    was, file = tmp_path / "was.toml", tmp_path / "station.toml"
+    assert demo_prompt("export", "-o", str(was)).code == 0
+    recording = demo_station.source("demo")["settings"]["path"]
+
+    # Given a file with two sources and a group of them, one of which is to run.
+    settings = f'settings = {{kind = "file", path = "{recording}"}}'
+    group = '[groups.west]\nmembers = ["west-1", "west-2"]\nname = "West"\n'
+    file.write_text(
+        was.read_text()
+        + f'[sources.west-1]\nwanted = "running"\n{settings}\n[sources.west-2]\n{settings}\n{group}'
+    )
+    done = demo_prompt("apply", str(file), "--yes", "--json")
+    assert done.code == 0, done.err
+    assert [one["type"] for one in done.json["apply"]["commands"]][-1] == "group.create"
+    assert demo_prompt("apply", str(file), "--check").code == 0
+    exported = demo_prompt("export").out
+    assert '[groups.west]\nmembers = [\n    "west-1",\n    "west-2",\n]\nname = "West"\n' in exported
+
+    # Its members are started and stopped as one, and each is told of.
+    for verb, state in (("start", "running"), ("stop", "stopped")):
+        ran = demo_prompt("source", verb, "--group", "west", "--json")
+        assert ran.code == 0, ran.err
+        told = [(one["source"], one["state"]) for one in ran.json["commands"]]
+        assert sorted(told) == [("west-1", state), ("west-2", state)]
+    none = demo_prompt("source", "start", "--group", "east", "--json")
+    assert (none.code, "no group 'east'" in none.err) == (4, True)
+
+    # Another order is another group: made anew, and what it was is shown. Pruned, all of it is gone.
+    file.write_text(file.read_text().replace('["west-1", "west-2"]', '["west-2", "west-1"]'))
+    turned = demo_prompt("apply", str(file), "--yes", "--json").json["apply"]
+    assert [(one.get("group"), one["action"]) for one in turned["changes"] if "group" in one] == [
+        ("west", "replace")
+    ]
+    assert demo_prompt("group", "show", "west", "--json").json["group"]["members"] == ["west-2", "west-1"]
+    pruned = demo_prompt("apply", str(was), "--yes", "--prune")
+    assert pruned.code == 0, pruned.err
+    assert demo_prompt("export").out == was.read_text()
+
+
 def test_a_change_that_fails_is_told_and_the_rest_is_done(demo_prompt: Prompt, tmp_path: Path) -> None:
     """A source that fails to start is told; others are done, and the exit code is the worst."""
     file = tmp_path / "station.toml"

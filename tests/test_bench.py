@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import soundfile
 from sqlalchemy import text
 
-from bench import replay
+from bench import replay, transmitter
+from bench.ingest import SENT, programme
 from bench.ledger import Wrong, sound
 from bench.roundtrip import audit
 from tests.fix_owner import answer_of
@@ -29,6 +32,17 @@ def test_a_bench_fails_where_the_end_of_the_log_is_cut_off(hall: Hall) -> None:
         sound(hall.link, hall.keys, LANE)
     (fault,) = audit(stage, {LANE: 0}, 1)
     assert "missing" in fault
+
+
+def test_a_transmitter_sends_all_of_a_recording_in_its_own_time() -> None:
+    """The frames of an MP3 file last as long as its sound, so that what is sent by them keeps its time."""
+    written = io.BytesIO()
+    sound = programme(1, 3.0, SENT)
+    soundfile.write(written, sound, SENT, format="MP3", bitrate_mode="CONSTANT", compression_level=0.8)
+    found = list(transmitter.frames(written.getvalue()))
+    assert {rate for _, rate in found} == {SENT}
+    assert len(found) * transmitter.FRAME / SENT == pytest.approx(3.0, abs=0.1)
+    assert sum(len(frame) for frame, _ in found) == pytest.approx(len(written.getvalue()), rel=0.02)
 
 
 def test_the_ways_to_read_history_come_to_the_same(yard: Yard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -113,6 +114,20 @@ def test_json_can_be_asked_for_before_the_verb(wav: Path) -> None:
         check=True,
     )
     assert len(json.loads(ran.stdout)["messages"]) == 1
+
+
+def test_a_terminal_sees_how_far_a_long_recording_is(tmp_path: Path) -> None:
+    """A bar on standard error while it is read, and nothing else on standard output."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(8000 * 61, np.float32), 8000)
+    reader, writer = os.openpty()
+    with os.fdopen(reader, "rb", buffering=0) as terminal:
+        words = [sys.executable, "-m", "control.composition", "decode", "--json", str(path)]
+        ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=writer, timeout=60, check=True)
+        os.close(writer)
+        shown = terminal.read(10_000)
+    assert json.loads(ran.stdout) == {"messages": []}
+    assert b"###" in shown
 
 
 def test_what_cannot_be_read_is_told_and_the_others_are_decoded(wav: Path, tmp_path: Path) -> None:

@@ -44,6 +44,45 @@ if "--on" in sys.argv:
     os._exit(0)  # PortAudio waits for a server that is no more
 """
 
+LATE = """
+import json
+import msgspec
+from ingest import device_source
+from streams.vocabulary import DeviceSettings
+from tests.fix_servers import eventually
+device_source.HELD = 10
+audio = device_source.DeviceSource(DeviceSettings(device="system"), 2.0)
+eventually(lambda: audio.lost >= 5, "blocks to be lost", 20)
+audio._stream.stop()
+told = {"waiting": msgspec.to_builtins(audio.waiting), "lost": audio.lost * 0.1}
+audio.close()
+print(json.dumps(told))
+"""
+LOOP = """
+import json, sys
+import numpy as np
+import sounddevice
+from ingest.device_source import DeviceSource
+from streams.vocabulary import DeviceSettings
+card, at = sys.argv[1], 0
+def tone(out, frames, when, status):
+    global at
+    out[:] = 0.5 * np.sin(2 * np.pi * 1000 / 48000 * np.arange(at, at + frames))[:, np.newaxis]
+    at += frames
+played = next(i for i, one in enumerate(sounddevice.query_devices()) if f"(hw:{card},0)" in one["name"])
+wanted = DeviceSettings(device=f"(hw:{card},1)", capture_rate=48000, capture_channels=2)
+with sounddevice.OutputStream(device=played, samplerate=48000, channels=2, dtype="float32", callback=tone):
+    source = DeviceSource(wanted, 5.0)
+    heard = source.blocks()
+    blocks = [block for block, _ in zip((one for one in heard if len(one)), range(20))]
+    source.close()
+sound = np.concatenate(blocks[10:])[:, 0]
+spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
+told = {"hertz": np.argmax(spectrum) * 48000 / len(sound), "rms": float(np.sqrt(np.mean(sound**2)))}
+print(json.dumps(told))
+"""
+CARD = Path("/proc/asound/Loopback")
+
 
 @pytest.fixture
 def jack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
@@ -74,12 +113,17 @@ def tocsin(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def listen(settings: str) -> dict[str, object]:
-    """What a process tells that listens to a device for two seconds."""
-    argv = [sys.executable, "-c", LISTEN, settings]
+def run(program: str, *words: str) -> str:
+    """The last line that a process of its own prints."""
+    argv = [sys.executable, "-c", program, *words]
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
-    told: dict[str, object] = json.loads(ran.stdout.splitlines()[-1])
+    return ran.stdout.splitlines()[-1]
+
+
+def listen(settings: str) -> dict[str, object]:
+    """What a process tells that listens to a device for two seconds."""
+    told: dict[str, object] = json.loads(run(LISTEN, settings))
     return told
 
 
@@ -99,6 +143,14 @@ def test_devices_are_listed_and_heard() -> None:
     assert "device 'system' cannot be opened" in str(odd["failed"])
 
 
+@pytest.mark.usefixtures("jack")
+def test_a_device_that_nobody_reads_says_what_it_lost() -> None:
+    """A second is kept for who comes late; what the card gives beyond that is counted."""
+    told = json.loads(run(LATE))
+    assert told["waiting"] == {"seconds": 1.0, "most": 1.0, "dropped": pytest.approx(told["lost"])}
+    assert told["lost"] >= 0.5
+
+
 def test_a_device_that_goes_away(jack: subprocess.Popen[bytes]) -> None:
     """The server dies, as an unplugged card does: the source fails by its own name."""
     argv = [sys.executable, "-c", LISTEN, '{"kind": "device", "device": "system"}', "--on"]
@@ -111,6 +163,14 @@ def test_a_device_that_goes_away(jack: subprocess.Popen[bytes]) -> None:
         finally:
             process.kill()
         assert "device 'system' gives nothing any more" in process.stdout.read()
+
+
+@pytest.mark.skipif(not CARD.exists(), reason="real part missing: ALSA's loopback")
+def test_what_is_played_into_a_card_is_heard() -> None:
+    """A tone that goes into one end of ALSA's loopback comes out of the other, as a source hears it."""
+    told = json.loads(run(LOOP, CARD.readlink().name.removeprefix("card")))
+    assert told["hertz"] == pytest.approx(1000, abs=2)
+    assert told["rms"] == pytest.approx(0.5 / 2**0.5, rel=0.05)
 
 
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

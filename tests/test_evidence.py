@@ -23,8 +23,8 @@ from ingest.spool import Spool
 from ingest.weekly_test import RATE, weekly_test
 from streams.messages import Event, canonical, now
 from streams.replay import replay
-from streams.settings import PostgresSection
 from streams.signing import create_key
+from tests.fix_archive import ArchivedHall, rows_of
 from tests.fix_ingest_process import NODE_LANE, Ingest
 from tests.fix_servers import eventually, running_valkey
 from tests.fix_streams import Hall, Scripted, working
@@ -248,24 +248,25 @@ def test_what_is_of_a_lane_that_moved_is_logged_by_its_owner(
         other.close()
 
 
-def test_nothing_is_deleted_before_it_is_archived(hall: Hall, tmp_path: Path) -> None:
-    """With an archive, what stands in the log stays spooled until the archive says that it has it."""
-    postgres = PostgresSection(url="postgresql://nobody@127.0.0.1/none")
-    settings = msgspec.structs.replace(hall.settings, postgres=postgres)
-    spool = Spool(tmp_path / "spool", "here")
+def test_nothing_is_deleted_before_it_is_archived(archived_hall: ArchivedHall, tmp_path: Path) -> None:
+    """What stands in the log stays spooled while nobody archives, and goes once it is in Postgres."""
+    hall, spool = archived_hall, Spool(tmp_path / "spool", "here")
     kept = spool.keep("p0", "s", "alert.ended", {"end": 1.0}, now())
     courier = Courier(
-        settings, hall.new_link("courier"), hall.submitter(), spool,
+        hall.settings, hall.new_link("courier"), hall.submitter(), spool,
         owned=lambda: ["p0"], keyring=lambda: hall.keyring,
     )  # fmt: skip
     courier.see_to("p0")
     handler = Scripted()
-    with working(hall, handler):
+    with working(hall, handler, archive=hall.archive):
         handler.post(kept.draft())
         eventually(lambda: [e for e in hall.events() if e.event.type == "alert.ended"], "the event")
         courier.see_to("p0")
         assert spool.pending("p0") == [kept]
-        hall.link.call("HSET", hall.keys.archived, "seq", len(hall.events()))
+        with hall.yard.projections():
+            hall.wait_until_archived()
+        # Only what Postgres holds was deleted.
         courier.see_to("p0")
+        assert rows_of(hall.yard) == hall.stored()
     assert spool.pending("p0") == []
     assert list((tmp_path / "spool").glob("*/*.json")) == []

@@ -200,6 +200,16 @@ def test_since_is_when_the_state_began() -> None:
     assert (row.reason, row.name) == ("two", "B")
 
 
+def test_a_row_says_what_is_recorded() -> None:
+    """Its alerts, until somebody wants all of it; a new name or settings change nothing of that."""
+    row = source_row(ADDED)
+    assert row is not None
+    assert row.recorded == "alerts"
+    row = source_row(ADDED, ("updated", {"recorded": "always"}), ("updated", {"name": "B"}))
+    assert row is not None
+    assert (row.recorded, row.name) == ("always", "B")
+
+
 def test_a_removed_source_stays_removed() -> None:
     """What a source still says after its removal does not bring it back; a new add does, from scratch."""
     gone = [ADDED, ("failed", {"reason": "x"}), ("removed", {}), ("running", {"rate": 1, "channels": 1})]

@@ -95,7 +95,7 @@ class Voices:
     """Levels of sources as ingest nodes write them, ten a second, as loud as the test says (None: none)."""
 
     def __init__(self, bureau: Bureau, lanes: dict[str, str]) -> None:
-        self.peaks: dict[str, float | None] = dict.fromkeys(lanes, -10.0)
+        self.loud: dict[str, float | None] = dict.fromkeys(lanes, -10.0)
         self._keys, self._link = bureau.keys, connect(bureau.settings.redis, "voices")
         self._lanes = lanes
         self._over = threading.Event()
@@ -106,8 +106,8 @@ class Voices:
 
     def _speak(self) -> None:
         while not self._over.wait(0.1):
-            for source, peak in list(self.peaks.items()):
-                level = Level(source=source, at=now(), rms_dbfs=peak, peak_dbfs=peak, seconds=1.0)
+            for source, loud in list(self.loud.items()):
+                level = Level(source=source, at=now(), rms_dbfs=loud, peak_dbfs=-3.0, seconds=1.0)
                 key = self._keys.lane(self._lanes[source]).telemetry
                 self._link.call("XADD", key, "*", "l", canonical([level]))
 
@@ -145,16 +145,23 @@ def test_a_group_falls_back_and_comes_back(bureau: Bureau, voices: Voices) -> No
     assert (made.outcome, made.state) == ("completed", "created")
     eventually(lambda: switches(bureau) == [(None, "a", "it is heard")], "the first to count")
 
-    voices.peaks["a"] = None  # digital silence
+    voices.loud["a"] = None  # digital silence
     eventually(lambda: switches(bureau)[-1:] == [("a", "b", "a is silent for 2 s")], "the next to take over")
-    voices.peaks["a"] = -10.0
+    voices.loud["a"] = -10.0
     eventually(
         lambda: switches(bureau)[-1:] == [("b", "a", "a has been heard again for 2 s")],
         "the first to be back",
     )
     bureau.end()
+    # A hum of −55 dBFS is heard, unless the settings say that it is silence, as for the meters.
+    with bureau.folder.settings.open("a") as settings:
+        settings.write("\n[meters]\nsilence_dbfs = -50.0\n")
     bureau.start()
-    del voices.peaks["a"]
+    voices.loud["a"] = -55.0
+    eventually(lambda: switches(bureau)[-1:] == [("a", "b", "a is silent for 2 s")], "a hum to be silence")
+    voices.loud["a"] = -45.0
+    eventually(lambda: switches(bureau)[-1][1] == "a", "the first to be back")
+    del voices.loud["a"]
     eventually(lambda: switches(bureau)[-1:] == [("a", "b", "a is down for 2 s")], "the next again")
 
     assert ask(bureau, "group.remove", group="news").state == "removed"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from streams.connection import connect
 from streams.handler import Result
 from streams.names import StationKeys
 from streams.settings import load
-from tests.fix_cli import Terminal, executing
+from tests.fix_cli import Ran, Terminal, executing
 from tests.fix_web import Web
 
 START = "/api/audio/sources/demo/start"
@@ -183,6 +185,17 @@ def test_the_web_process_stops_at_once_though_a_page_listens(web: Web) -> None:
         assert time.monotonic() - began < 2
 
 
+def test_hundreds_of_pages_are_open_at_once(web: Web) -> None:
+    """Each has its feed from one web process, which answers others meanwhile."""
+    host, port = web.url.removeprefix("http://").split(":")
+    with ExitStack() as pages:
+        for _ in range(300):
+            page = pages.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            page.sendall(f"GET /api/audio/live HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert page.recv(12) == b"HTTP/1.1 200"
+        assert web.client.get("/healthz").status_code == 200
+
+
 def test_the_cli_commands_by_address_too(demo: Web) -> None:
     """With --station URL and TOCSIN_TOKEN, sources are started through HTTP with the same exit codes."""
     terminal = Terminal(demo.folder.path)
@@ -195,7 +208,37 @@ def test_the_cli_commands_by_address_too(demo: Web) -> None:
         "source", "stop", "demo", "--station", demo.url, "--timeout", "0.5", TOCSIN_TOKEN=demo.token
     )
     assert waiting.code == 7
-    assert terminal("source", "remove", "demo", "--station", demo.url).code == 2
+    assert terminal("group", "remove", "demo", "--station", demo.url).code == 2
+
+
+def test_sources_are_kept_by_address_too(demo: Web) -> None:
+    """What `tocsin source` does is signed by the web process then, for the token; nothing is signed here."""
+    terminal = Terminal(demo.folder.path)
+
+    def ask(*words: str) -> Ran:
+        return terminal(*words, "--station", demo.url, "--json", TOCSIN_TOKEN=demo.token)
+
+    with executing(demo.folder) as obedient:
+        added = ask("source", "add", "mic", "--file", "/a.wav", "--name", "Mic", "--start", "--id", "wish-1")
+        assert added.code == 0, added.err
+        assert (added.json["command"]["type"], added.json["command"]["state"]) == ("source.start", "running")
+        assert ask("source", "update", "mic", "--name", "Desk", "--if-sequence", "2").code == 0
+        assert ask("source", "acknowledge", "mic", "episode-1").code == 0
+        assert ask("source", "inject", "mic", "/test.wav").code == 0
+        assert ask("source", "remove", "mic", "--if-sequence", "1").code == 4
+        assert ask("source", "remove", "mic", "--dry-run").code == 2
+        assert ask("source", "remove", "mic").code == 0
+    settings = {"kind": "file", "path": "/a.wav", "pace": "realtime", "loop": False}
+    done = [(task.command.type, task.command.params) for task in obedient.executed]
+    assert done == [
+        ("source.add", {"settings": settings, "name": "Mic"}),
+        ("source.start", {}),
+        ("source.update", {"name": "Desk"}),
+        ("condition.acknowledge", {"episode": "episode-1"}),
+        ("source.inject", {"path": "/test.wav"}),
+        ("source.remove", {}),
+    ]
+    assert obedient.executed[0].command.id == "wish-1"
 
 
 def test_the_dashboard_link_carries_the_token_behind_the_hash(web: Web) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from control.ownkeys import own_key, own_path
+from control.ownkeys import keep_in_file, own_key, own_path, waiting_path
 from control.station.folder import Folder
 from streams.messages import new_command
 from streams.settings import load
@@ -21,6 +21,7 @@ from streams.signing import Key, load_key
 from streams.submit import Signed, signed
 from tests.fix_cli import Ran, Terminal
 from tests.fix_control import ROOT, Bureau
+from tests.fix_servers import eventually
 
 LANE = "node.local"
 
@@ -88,6 +89,52 @@ def test_a_key_is_made_used_rotated_and_revoked(chief: Bureau, tocsin: Terminal,
     assert tocsin("audit", "export", str(path)).code == 0
     anybody = subprocess.run([sys.executable, "docs/verify.py", str(path)], cwd=ROOT, capture_output=True)
     assert anybody.returncode == 0, anybody.stdout
+
+
+def test_the_first_key_is_rotated_by_command(chief: Bureau, tocsin: Terminal) -> None:
+    """Its file is replaced once the station knows the new secret; who runs already goes on with it."""
+    path = chief.folder.keys / "operator.json"
+    before = load_key(path.parent, "operator")
+    turned = tocsin("key", "rotate", "operator", "--grace", "0", "--json")
+    assert turned.code == 0, turned.err
+    after = load_key(path.parent, "operator")
+    assert (turned.json["key"]["kept_in"], path.stat().st_mode & 0o777) == (str(path), 0o600)
+    assert (after.public, after.secret != before.secret) == (turned.json["key"]["public"], True)
+    asked = {"params": {"id": "nobody"}}
+    old = chief.command("key.revoke", "station", **asked).command
+    assert chief.do(signed(old, before)).reason == "bad_signature"
+    assert tocsin("key", "create", "alice", "--role", "operator").code == 0
+    listed = {one["id"]: one for one in tocsin("key", "list", "--json").json["keys"]}
+    assert (listed["operator"]["kept_in"], listed["operator"]["role"]) == ("log", "engineer")
+    assert not list(path.parent.rglob("rotating/*.json"))
+    told = tocsin("audit", "verify", "--lane", "station", "--json").json["audit"]
+    assert (told["sound"], told["lanes"][0]["signatures"]["elsewhere"]) == (True, {})
+
+
+def test_a_rotation_broken_off_leaves_a_key_that_can_be_used(chief: Bureau, tocsin: Terminal) -> None:
+    """Wherever it ends, the old secret or the new one is there, and the same again finishes it."""
+    path = chief.folder.keys / "operator.json"
+    before = path.read_bytes()
+    chief.end()
+    # Nobody answers, so nobody knows whether the station will take it.
+    doubt = tocsin("key", "rotate", "operator", "--grace", "0", "--timeout", "0.3")
+    assert doubt.code == 7
+    waiting = waiting_path(path)
+    assert (path.read_bytes(), waiting.stat().st_mode & 0o777) == (before, 0o600)
+    new = load_key(waiting.parent, "operator")
+    chief.start()
+    eventually(lambda: "key.rotated" in {event.type for event in chief.events()}, "the station took it")
+    # What the old one signs is refused now; the new one waits, and no command is needed.
+    again = tocsin("key", "rotate", "operator", "--json")
+    assert (again.code, again.json["command"]) == (0, None)
+    assert (load_key(path.parent, "operator").secret, waiting.exists()) == (new.secret, False)
+    assert tocsin("key", "create", "alice", "--role", "operator").code == 0
+    # Broken off before the old file was out of the way: that is no rotation any more.
+    keep_in_file(waiting, new)
+    assert tocsin("key", "rotate", "operator").code == 0
+    assert load_key(path.parent, "operator").secret != new.secret
+    refused = tocsin("key", "rotate", "operator", TOCSIN_KEYS_SIGN_WITH="alice")
+    assert (refused.code, waiting.exists()) == (4, False)
 
 
 def test_a_revocation_is_known_to_ingest_within_a_second(chief: Bureau, tocsin: Terminal) -> None:

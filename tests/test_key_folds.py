@@ -38,6 +38,19 @@ def test_the_end_of_a_key_in_a_file_is_known() -> None:
     assert (row.role, row.created_at, row.revoked_by) == (None, None, "deputy")
 
 
+def test_a_key_that_was_a_file_is_known_from_its_rotation() -> None:
+    """The event says what the key was; where it does not, nothing is made up."""
+    chain = Chain()
+    was = {"public": "AAA", "role": "engineer", "sources": ["west-*"]}
+    until = "2026-01-01T00:00:00Z"
+    chain.event("key.rotated", "", id="stray", public="BBB", until=until, by="first")
+    made = chain.event("key.rotated", "", id="first", public="BBB", until=until, by="first", was=was)
+    row = keys(chain)["first"]
+    assert (row.public, row.role, row.sources) == ("BBB", "engineer", ["west-*"])
+    assert (row.created_at, row.rotated_at) == (None, made.event.at)
+    assert "stray" not in keys(chain)
+
+
 def test_counted_rejections_count_in_the_totals() -> None:
     """An event that stands for many rejections adds their number, and a foolish one adds nothing."""
     chain = Chain()

@@ -21,12 +21,13 @@ from streams.key_messages import KeyCreate, KeyParams, KeyRevoke, KeyRotate
 from streams.keybook import Keybook
 from streams.messages import Command, Event, digest, new_command, now
 from streams.names import STATION_LANE
-from streams.signing import Key, Role, new_key, of_secret, sign
+from streams.signing import Key, Role, halves, new_key, of_secret, sign
 from streams.submit import signed
 from streams.vocabulary import STATION_COMMANDS, plain
 
 CHIEF = new_key("chief", "engineer")
-FILES = {CHIEF.id: CHIEF}
+FIRST = msgspec.structs.replace(new_key("first", "engineer", "ed25519"), sources=("west-*",))
+FILES = {CHIEF.id: CHIEF, FIRST.id: FIRST}
 
 
 def command(key: str, type: str = "source.start", source: str = "west-1", **more: Any) -> Command:
@@ -161,13 +162,29 @@ def test_nobody_locks_everybody_out(registry: Registry) -> None:
     assert registry.do(KeyRevoke(id="chief")) == ("rejected", "last_key")
     registry.create("deputy", "engineer")
     assert registry.do(KeyRevoke(id="chief")) == ("revoked", None)
-    assert keybook.usable(registry.book, FILES).keys() == {"west", "deputy"}
+    assert keybook.usable(registry.book, FILES).keys() == {"first", "west", "deputy"}
 
 
-def test_a_key_in_a_file_is_rotated_where_it_lies(registry: Registry) -> None:
+def test_a_key_in_a_file_is_rotated_into_the_log(registry: Registry) -> None:
+    """With its role and its limits; its file verifies for the grace, and then only what the log says."""
+    new = new_key("first", "engineer", "ed25519")
+    assert registry.do(KeyRotate(id="first", public=FIRST.public)) == ("rejected", "invalid_params")
+    assert registry.do(KeyRotate(id="first", public=new.public, grace=30.0)) == ("rotated", None)
+    made = command("first", "source.remove", validity=timedelta(hours=1))
+    assert registry.verdict(made, new) is None
+    assert registry.verdict(made, FIRST, later=25) is None
+    assert registry.verdict(made, FIRST, later=31) == "bad_signature"
+    again = new_key("first", "engineer", "ed25519")
+    assert registry.do(KeyRotate(id="first", public=again.public, grace=0.0)) == ("rotated", None)
+    known = keybook.usable(registry.book, FILES)["first"]
+    assert (known.role, known.sources) == (FIRST.role, FIRST.sources)
+    assert halves(known) == (again.public, new.public, FIRST.public)
+
+
+def test_a_shared_secret_is_not_rotated_by_command(registry: Registry) -> None:
     """The log cannot hold another secret for it, and says what to do instead."""
     public = new_key("chief", "engineer", "ed25519").public
-    assert registry.do(KeyRotate(id="chief", public=public)) == ("rejected", "kept_in_file")
+    assert registry.do(KeyRotate(id="chief", public=public)) == ("rejected", "shared_secret")
     assert registry.do(KeyRevoke(id="nobody")) == ("rejected", "unknown_key")
 
 

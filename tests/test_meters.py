@@ -271,6 +271,34 @@ def test_clipping_that_goes_on_is_a_condition() -> None:
     assert told(clipped, *[clean] * 60, clipped)[1] == []
 
 
+def test_a_second_that_was_thrown_away_is_a_condition() -> None:
+    """Lost by the source or at the meters: a second in all is one, half of one is not.
+
+    What the meters leave out of a file that is read as fast as possible is not lost.
+    """
+    for lost, live, opened in ((1.0, True, [{"buffer"}]), (0.5, True, []), (1.0, False, [])):
+        meters, watched = Meters(), list[Mapping[MeasuredKind, str]]()
+        gauge = meters.gauge("s", 8000, 1, live=live, put=lambda level: None, watch=watched.append)
+        gauge.buffer(0.2, 2.0, lost / 2)
+        gauge.unmetered = round(lost / 2 * 8000)
+        for _ in range(20):
+            gauge.add(np.full((800, 1), 0.1, np.float32))
+        meters.step()
+        assert [set(change) for change in watched] == opened
+
+
+def test_how_full_a_buffer_is_belongs_to_the_block_behind_which_it_was() -> None:
+    """Ten blocks behind which most of it was used open the condition, however many are measured at once."""
+    for full, opened in ((10, [{"buffer"}]), (9, [])):
+        meters, watched = Meters(), list[Mapping[MeasuredKind, str]]()
+        gauge = meters.gauge("s", 8000, 1, put=lambda level: None, watch=watched.append)
+        for number in range(20):
+            gauge.buffer(1.9 if number < full else 0.1, 2.0, 0.0)
+            gauge.add(np.full((800, 1), 0.1, np.float32))
+        meters.step()
+        assert [set(change) for change in watched] == opened
+
+
 def test_a_buffer_that_runs_over_is_a_condition() -> None:
     """A source that throws audio away, again and again, is told about; one that is half full is not."""
     meters, watched = Meters(), list[Mapping[MeasuredKind, str]]()

@@ -31,6 +31,7 @@ NOTE_BANNER = """kind => {
   const banner = document.getElementById("banner");
   const note = () => { if (!banner.hidden && banner.dataset.is === kind) window.shownAt ??= Date.now(); };
   new MutationObserver(note).observe(banner, { attributes: true });
+  note();
 }"""
 COLUMNS = "document.querySelectorAll('#then .tile').length"
 
@@ -177,6 +178,7 @@ def test_stale_data_are_called_stale(web: Web, web_yard: Yard, visit: Visit) -> 
         visit.page.goto(web.url)
         assert "has no sources" not in visit.page.inner_text("#empty")
         tile(visit.page, "mic").wait_for()
+        visit.page.locator("#banner[hidden]").wait_for(state="attached")
         with web_yard.frozen_redis(6):
             with banner_within(visit.page, 5, "stale"):
                 visit.page.locator("#banner[data-is='stale']:not([hidden])").wait_for()

@@ -22,6 +22,8 @@ SCREENS = ("wall", "source", "alerts", "commands", "tests", "audit", "system")
 PATHS = {"wall": "/", "source": "/sources/keax"}
 SETTLED = 1500
 """Milliseconds after which meters, charts and tables show what there is."""
+SEEN = 12_000
+"""The same for a waterfall."""
 DOCS = Path(__file__).parent.parent / "docs" / "images"
 
 
@@ -37,7 +39,7 @@ def draw(room: Room, browser: Browser, screen: str, path: Path, theme: str, size
     page.locator("main :is(.tile, tbody tr, .incident):visible").first.wait_for()
     if screen == "audit":
         page.get_by_role("button", name="−24 h").click()
-    page.wait_for_timeout(SETTLED)
+    page.wait_for_timeout(SEEN if screen == "source" else SETTLED)
     page.screenshot(path=path, full_page=path.parent != DOCS)
     context.close()
     assert visit.errors == []
@@ -52,5 +54,5 @@ def test_every_page_is_drawn(room: Room, browser: Browser, screen: str) -> None:
         draw(room, browser, screen, DOCS / f"page-{screen}.png", "dark", (1280, 860))
         return
     for theme in ("dark", "light"):
-        for size in ((360, 800), (1280, 800), (2560, 1440)):
+        for size in ((360, 800), (1280, 800), (3840, 2160)):
             draw(room, browser, screen, Path(folder) / f"{screen}-{theme}-{size[0]}.png", theme, size)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -16,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.evidence import Evidence
+from ingest.keeper import Keeper
 from ingest.recorder import Recorder
 from ingest.ring import Ring
 from ingest.shelf import outlived, salvaged, shelved
+from ingest.spool import Spool
 from streams.alerts import AlertBurst, AlertEnded
 from streams.messages import now
 from streams.recordings import (
@@ -249,6 +254,55 @@ def test_what_a_killed_process_left_is_made_whole(studio: Studio) -> None:
     assert studio.audio(fact)[:100] == [(9 * RATE + n) % 30_000 for n in range(100)]
     assert sha256((studio.folder / fact.file).read_bytes()).hexdigest() == fact.sha256
     assert list(studio.folder.rglob("*.part")) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ingest.spool import Spool
+from streams.messages import now
+from streams.recordings import RECORDING_EVENTS, RecordingFinished
+from streams.vocabulary import plain
+from tests.test_recorder import Studio
+folder, where = Path(sys.argv[1]), sys.argv[2]
+studio, spool = Studio(folder / "recordings"), Spool(folder / "spool", "here")
+studio.play(2.0)
+studio.burst(1.0)
+studio.evidence._alert.hearings.append("h-1")
+(take,) = studio.recorder._new
+def tell(fact):
+    if not isinstance(fact, RecordingFinished):
+        return
+    if where == "spooled":
+        spool.keep("node.here", "s", RECORDING_EVENTS[type(fact)], plain(fact), now())
+    os.kill(os.getpid(), signal.SIGKILL)
+take.tell = tell
+if where == "placed":
+    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+studio.evidence.close()
+studio.recorder.step()
+"""
+
+
+@pytest.mark.parametrize("where", ["placed", "told", "spooled"])
+def test_a_process_killed_once_a_recording_is_whole_tells_it_later(tmp_path: Path, where: str) -> None:
+    """SIGKILL before it is in its place, before it is spooled, or right after: it is told once, all of it."""
+    argv = [sys.executable, "-c", KILLED, str(tmp_path), where]
+    ran = subprocess.run(argv, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    told: list[tuple[str, str, RecordingFact]] = []
+    for _ in range(2):
+        spool, section = Spool(tmp_path / "spool", "here"), RecordingsSection()
+        recorder = Recorder(tmp_path / "recordings", section)
+        Keeper(recorder, section, lambda *fact: told.append(fact), spool.tells_end).salvage()
+    facts = [fact for _, _, fact in told] + [
+        msgspec.convert(kept.data, RecordingFinished) for kept in spool.pending("node.here")
+    ]
+    (fact,) = facts
+    assert isinstance(fact, RecordingFinished)
+    assert (fact.hearings, fact.salvaged, fact.seconds) == (("h-1",), False, 2.0)
+    assert sha256((recorder.folder / fact.file).read_bytes()).hexdigest() == fact.sha256
+    assert [path.suffix for path in recorder.folder.rglob("*") if path.is_file()] == [".flac"]
 
 
 def test_what_is_too_old_or_too_much_goes_oldest_first(studio: Studio) -> None:

@@ -6,18 +6,20 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
-from projections.folds.levels import SPANS, Key, RollUp, fold_all, mean
+from projections.folds.levels import SPANS, Key, RollUp, fold_all, loudness, mean
 from projections.rollups import RollUps
 from projections.rows import columns, structs
 from projections.tables import levels
 from streams.connection import connect
 from streams.messages import Level, canonical
+from streams.readings import Readings
 from tests.fix_projections import LANE, Yard
 from tests.fix_servers import eventually
 
@@ -25,13 +27,22 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 DBFS = st.none() | st.floats(-120, 3).map(lambda value: round(value, 2))
 
 
-def level(second: float, rms: float | None, peak: float | None = None, source: str = "mic") -> Level:
+def level(
+    second: float, rms: float | None, peak: float | None = None, source: str = "mic",
+    lufs: float | None = None, dbtp: float | None = None,
+) -> Level:  # fmt: skip
     at = NOON + timedelta(seconds=second)
-    return Level(source=source, at=at, rms_dbfs=rms, peak_dbfs=peak, seconds=second)
+    found = Readings(
+        true_peak_dbtp=dbtp, momentary_lufs=lufs, short_term_lufs=None, integrated_lufs=None, range_lu=0.0,
+        clipped=0, dc_offset=0.0, flatness=None, silent_seconds=0.0, buffered_seconds=0.0,
+        dropped_seconds=0.0, drift_ppm=None,
+    )  # fmt: skip
+    return Level(source=source, at=at, rms_dbfs=rms, peak_dbfs=peak, seconds=second, readings=found)
 
 
 LEVELS = st.lists(
-    st.builds(level, st.floats(0, 7200), DBFS, DBFS, st.sampled_from(["mic", "tower"])), max_size=30
+    st.builds(level, st.floats(0, 7200), DBFS, DBFS, st.sampled_from(["mic", "tower"]), DBFS, DBFS),
+    max_size=30,
 )
 
 
@@ -58,6 +69,16 @@ def test_a_roll_up_says_mean_extremes_and_silence() -> None:
     assert rows["mic", 3600, NOON].count == 4
     silent = fold_all({}, [level(1, None)])["mic", 60, NOON]
     assert mean(silent) is None
+
+
+def test_a_roll_up_says_how_loud_it_was() -> None:
+    """What the absolute gate lets pass, as power; the loudest moment and the highest true peak."""
+    measured = [level(n, -20.0, lufs=lufs, dbtp=lufs + 20) for n, lufs in enumerate((-20.0, -26.0, -71.0))]
+    minute = fold_all({}, [*measured, level(3, None)])["mic", 60, NOON]
+    assert loudness(minute) == pytest.approx(-22.04, abs=0.01)
+    assert (minute.momentary_most, minute.true_peak, minute.loud) == (-20.0, 0.0, 2)
+    before = [msgspec.structs.replace(level(4, -20.0), readings=None)]
+    assert loudness(fold_all({}, before)["mic", 60, NOON]) is None
 
 
 def kept_in(yard: Yard) -> dict[Key, RollUp]:

@@ -131,6 +131,24 @@ def test_through_the_page(demo: Whole, visit: Visit) -> None:
     assert visit.errors == []
 
 
+def test_the_weekly_test_of_the_demo_shows_on_the_page(demo: Whole, visit: Visit) -> None:
+    """What the demo source sends is decoded; it is on the wall, in the station log and among the alerts."""
+    link = demo.tocsin("dashboard").stdout.strip()
+    page: Page = visit.page
+    page.goto(link)
+    page.locator(".tile[data-source='demo']").get_by_text(re.compile("^Weekly test .+ ago")).wait_for()
+    page.locator("#nav a[href='/tests']").click()
+    row = page.locator(".weeks table tbody tr").filter(has=page.locator("a[href='/sources/demo']"))
+    row.locator("td[data-is='good']").wait_for()
+    page.locator("#nav a[href='/alerts']").click()
+    page.locator(".incident h2").filter(has_text="Required Weekly Test").first.wait_for()
+    assert visit.errors == []
+    # At the prompt it is the same.
+    listed = demo.json("alert", "list", "--source", "demo", "--event", "RWT")["alerts"][0]
+    shown = demo.json("alert", "show", listed["id"])["alert"]
+    assert (shown["header"], shown["event_name"]) == (listed["header"], "Required Weekly Test")
+
+
 def test_unsigned_and_altered_commands_have_no_effect(demo: Whole) -> None:
     """An unsigned and an altered stop are rejected with their reasons, logged, and the source runs on."""
     settings = demo.settings.as_role("submitter")
@@ -271,6 +289,27 @@ def test_folds_equal_replay(demo: Whole) -> None:
         assert count == len({one.event.command for one in results})
     finally:
         engine.dispose()
+
+
+def test_a_group_is_made_followed_and_read(demo: Whole) -> None:
+    """Made at the prompt, switched by the control process, and told by HTTP, in a list and by itself."""
+    made = demo.tocsin("group", "create", "news", "demo", "--name", "The news")
+    assert made.returncode == 0, made.stderr
+    eventually(
+        lambda: demo.json("group", "show", "news")["group"]["active"] == "demo", "it to be followed", 20
+    )
+    (listed,) = demo.json("group", "list")["groups"]
+    running = instance.read(demo.folder)
+    assert running is not None
+    assert httpx.get(f"{running.web}/api/audio/groups").json()["data"] == [listed]
+    assert (listed["name"], listed["members"], listed["reason"]) == ("The news", ["demo"], "it is heard")
+    shown = demo.tocsin("group", "list").stdout
+    assert "news" in shown
+    assert "news*" in demo.tocsin("source", "list").stdout
+    assert demo.source("demo")["recorded"] == "alerts"
+    assert demo.tocsin("group", "remove", "news").returncode == 0
+    gone = demo.tocsin("group", "show", "news")
+    assert (gone.returncode != 0, "the station knows no group 'news'" in gone.stderr) == (True, True)
 
 
 def test_a_test_is_played_recorded_and_listened_to(demo: Whole, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.same_air import RATE, Condition, Samples, Sent, burst, header, noise, send
+from bench.same_bound import applies, ideal
 from bench.same_conditions import CONDITIONS
 from bench.same_quiet import KINDS
 from ingest.same.decoder import Decoder
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard, ToneHeard
+from ingest.same.line import BAUD
 
 TEXT = "ZCZC-WXR-TOR-048201-048157+0045-1231415-KHGX/NWS-"
 LATEST = 0.3
@@ -156,6 +158,28 @@ def test_bursts_that_each_lack_something_make_a_message_together() -> None:
     assert (found.header, found.confirmed, found.voted) == (TEXT, True, True)
 
 
+def test_a_message_ends_where_its_text_does_though_the_last_burst_is_damaged_there() -> None:
+    """Twenty damaged characters at its end made a burst seem shorter, and its message late."""
+    condition = next(one for one in CONDITIONS if one.name == "20 bytes damaged")
+    sent = send(condition, 7, 5)
+    ((found, at),) = [(one, at) for one, at in listened(sent) if isinstance(one, MessageHeard)]
+    seconds = (16 + len(found.header)) * 8 / BAUD
+    assert found.header in sent.headers
+    assert found.end - found.start == pytest.approx(3 * seconds + 2, abs=0.01)
+    assert 0 <= at - found.end < LATEST
+
+
+@pytest.mark.parametrize(("number", "least", "most"), [(30, 0.0, LATEST), (32, 2.0, 2.3)])
+def test_of_two_faint_bursts_it_is_told_as_soon_as_no_third_can_help(
+    number: int, least: float, most: float
+) -> None:
+    """At once where the second of three was lost; where it may have been the last, once that did not come."""
+    sent = send(Condition(name="middle lost", places=(1, 3), lost=True, snr=-4), 3, number)
+    ((found, at),) = [(one, at) for one, at in listened(sent) if isinstance(one, MessageHeard)]
+    assert (found.header, found.bursts, found.confirmed) == (sent.headers[0], 2, True)
+    assert least <= at - found.end < most
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -174,6 +198,14 @@ def test_a_header_that_breaks_the_rules_is_told_as_it_was_heard(text: str) -> No
     """Words that nobody knows, characters that do not belong there, parts that are missing."""
     (found,) = messages(listened(on_air(text, 1.0, text, 1.0, text, 1.0)))
     assert (found.header, found.confirmed) == (text, True)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_clear_burst_with_another_character_makes_no_second_message(place: int) -> None:
+    """A codec may do that: of three bursts one says another county; they once were three messages, or two."""
+    bursts = [TEXT.replace("048157", "048151") if index == place else TEXT for index in range(3)]
+    (found,) = messages(listened(on_air(bursts[0], 1.0, bursts[1], 1.0, bursts[2], 6.0)))
+    assert (found.header, found.confirmed) == (TEXT, True)
 
 
 def test_messages_that_differ_little_are_two() -> None:
@@ -230,6 +262,18 @@ def test_memory_does_not_grow_with_what_is_heard() -> None:
     finally:
         tracemalloc.stop()
     assert held[-1] < held[0] * 1.05 + 50_000
+
+
+def test_the_bound_is_told_where_the_bursts_are() -> None:
+    """An ideal receiver reads what is sent in noise, at another rate, clock and with a burst missing."""
+    for condition in (
+        Condition(name="faint", snr=-6),
+        Condition(name="fast", snr=-3, rate=48_000, clock=0.03),
+        Condition(name="missing", snr=-3, lost=True),
+    ):
+        sent = send(condition, 4, 0)
+        assert applies(condition)
+        assert [ideal(condition, sent)] == list(sent.headers)
 
 
 def test_the_generator_is_seeded() -> None:

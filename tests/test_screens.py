@@ -84,6 +84,12 @@ def test_a_clock_is_measured_against_when_redis_had_the_heartbeat() -> None:
     assert node("rx", beat(), 57_000, AT + timedelta(seconds=3)).clock_offset == 0.0
 
 
+def test_a_clock_is_as_its_node_measured_it() -> None:
+    """What the heartbeat says of it goes before what its time looks like; nonsense does not."""
+    assert node("rx", beat(clock=b"-2.250"), 57_000, AT).clock_offset == -2.25
+    assert node("rx", beat(clock=b"noon"), 57_000, AT - timedelta(seconds=4)).clock_offset == 7.0
+
+
 @pytest.mark.parametrize("left", [None, -1, -2, 99_999, b"x"])
 def test_without_knowing_when_it_came_no_clock_is_off(left: Any) -> None:
     """A heartbeat that never expires, or is gone, says nothing of its clock; nor does one of nonsense."""
@@ -127,6 +133,7 @@ def test_the_past_of_a_source_and_of_the_station(yard: Yard) -> None:
     yard.link.call("HSET", yard.keys.sources, "mic", LANE)
     minute = now().replace(second=0, microsecond=0) - timedelta(minutes=2)
     row = {"source": "mic", "span": 60, "at": minute, "lane": LANE, "count": 3, "power": 0.03, "silent": 1}
+    row |= {"loudness": 0.01, "loud": 2, "momentary_most": -21.0, "true_peak": -8.5}
     with yard.engine.begin() as connection:
         connection.execute(levels.insert(), [{**row, "rms_least": None, "rms_most": -19.0, "peak": -9.0}])
     with yard.projections(), asking(yard.settings) as client:
@@ -139,6 +146,8 @@ def test_the_past_of_a_source_and_of_the_station(yard: Yard) -> None:
         eventually(lambda: any(lane["verified"] == 5 for lane in get("/api/audit/lanes")), "verified", 40)
         (level,) = get("/api/audio/sources/mic/levels?hours=1")["levels"]
         assert (level["rms_dbfs"], level["peak_dbfs"], level["silent"]) == (-20.0, -9.0, 0.3333)
+        assert (level["loudness_lufs"], level["momentary_lufs"]) == (-23.01, -21.0)
+        assert level["true_peak_dbtp"] == -8.5
         past = get("/api/audio/sources/mic/history?hours=8000")
         assert [state["state"] for state in past["states"]][:2] == ["running", "starting"]
         assert [one["condition"] for one in past["conditions"]] == ["silence"]

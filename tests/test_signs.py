@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 from ingest.capture import Capture
 from ingest.inputs import Inputs
 from ingest.pace import BURST, Live
-from ingest.signs import FAST, HEALTHY, SILENT, Signs
+from ingest.signs import FAST, HEALTHY, Sign, Signs
 from streams.vocabulary import StreamSettings
 from tests.fix_ingest import Heard, equipment, unrecorded
 from tests.fix_servers import eventually
 
+SILENT = Sign("running", "connected, but silent: below −60 dBFS for 10 s")
 LOUD = np.full((800, 1), 0.1, np.float32)
 QUIET = np.full((800, 1), 0.0005, np.float32)
 
@@ -38,13 +39,13 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Times:
 
 def test_health_is_told_once(times: Times) -> None:
     """The first audio is news; the next is not."""
-    signs = Signs(10.0)
+    signs = Signs(10.0, -60.0)
     assert [signs.heard(LOUD, 8000, False) for _ in range(3)] == [HEALTHY, None, None]
 
 
 def test_silence_is_told_after_its_time(times: Times) -> None:
     """Ten seconds below −60 dBFS, not one less and not a single quiet block; a loud block ends it."""
-    signs = Signs(10.0)
+    signs = Signs(10.0, -60.0)
     assert signs.heard(LOUD, 8000, False) == HEALTHY
     assert [signs.heard(QUIET, 8000, False) for _ in range(99)] == [None] * 99
     assert signs.heard(LOUD, 8000, False) is None
@@ -54,9 +55,19 @@ def test_silence_is_told_after_its_time(times: Times) -> None:
     assert signs.heard(LOUD, 8000, False) == HEALTHY
 
 
+def test_silence_is_what_the_meters_call_silence(times: Times) -> None:
+    """A hum of −66 dBFS is sound where the settings say so, and its level decides, not a click in it."""
+    signs = Signs(10.0, -70.0)
+    assert [signs.heard(QUIET, 8000, False) for _ in range(120)][1:] == [None] * 119
+    signs, click = Signs(10.0, -60.0), QUIET.copy()
+    click[7] = 0.005
+    told = [signs.heard(click, 8000, False) for _ in range(100)]
+    assert told[-1] == SILENT
+
+
 def test_a_stall_is_told_once_and_ends_with_the_next_audio(times: Times) -> None:
     """Connected, but nothing comes: told after its time with how far the connection is."""
-    signs = Signs(10.0)
+    signs = Signs(10.0, -60.0)
     signs.heard(LOUD, 8000, False)
     times.now += 9.9
     assert signs.nothing("connected to x") is None
@@ -71,7 +82,7 @@ def test_a_stall_is_told_once_and_ends_with_the_next_audio(times: Times) -> None
 
 def test_faster_than_real_time_is_told(times: Times) -> None:
     """Who is held back is fast."""
-    signs = Signs(10.0)
+    signs = Signs(10.0, -60.0)
     assert [signs.heard(LOUD, 8000, held) for held in (False, True, True, False)] == [
         HEALTHY, FAST, None, HEALTHY,
     ]  # fmt: skip

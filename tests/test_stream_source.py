@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import soundfile
 
+from ingest.capture import Capture
 from ingest.file_source import SourceFailed
 from ingest.inputs import Inputs
 from ingest.meters import Block
 from ingest.stream_source import StreamSource
 from streams.vocabulary import StreamSettings
+from tests.fix_ingest import Heard, equipment, unrecorded
 from tests.fix_radio import RATE, Radio, tone
+from tests.fix_servers import eventually
 
 
 @contextmanager
@@ -122,6 +127,50 @@ def test_metadata_is_told_and_not_heard(inputs: Inputs, radio: Radio) -> None:
         assert source.title == "Weather – Röyksopp"
     assert radio.asked[0][1]["Icy-MetaData"] == "1"
     assert float(np.abs(np.diff(samples[4000:])).max()) < 0.2
+
+
+def named(hertz: float, **comments: str) -> bytes:
+    """A second of a tone in Ogg, with comments."""
+    written = io.BytesIO()
+    with soundfile.SoundFile(written, "w", RATE, 1, format="OGG", subtype="VORBIS") as file:
+        for name, text in comments.items():
+            setattr(file, name, text)
+        samples, _ = soundfile.read(io.BytesIO(tone(hertz, "FLAC", seconds=1.5)))
+        file.write(samples)
+    return written.getvalue()
+
+
+def test_titles_within_the_audio_are_in_its_levels(inputs: Inputs, radio: Radio) -> None:
+    """Ogg says with each piece what it is: its levels name it, without what does not belong on a screen."""
+    told = Heard()
+    pieces = named(500, title="Flood\x1b[2J watch", artist="NWS"), named(700, title="Rain"), named(900)
+    capture = Capture(
+        "s", StreamSettings(url=radio.plays("/live", *pieces)),
+        report=told.report, hear=told.hear, watch=told.watch, telemetry=told, inputs=inputs,
+        equipment=equipment(), evidence=unrecorded(),
+    )  # fmt: skip
+    capture.start()
+    try:
+        eventually(lambda: told.levels and told.levels[-1].seconds > 4.0, "all of it to be heard")
+    finally:
+        capture.stop()
+    titles = list(dict.fromkeys(level.title for level in told.levels))
+    assert titles == ["NWS - Flood[2J watch", "Rain", None]
+
+
+def test_what_nobody_reads_waits(inputs: Inputs, radio: Radio) -> None:
+    """What was decoded and is not read is told, up to what the pipe holds, and nothing of it is lost."""
+    with tuned(inputs, radio.plays("/live", tone(500, seconds=30.0))) as source:
+        before = heard_seconds(source, 0.5)
+        most = source.waiting.most
+        eventually(lambda: source.waiting.seconds > most / 2, "the pipe to fill")
+        assert source.waiting.dropped == 0.0
+        assert before + heard_seconds(source, 25.0) == pytest.approx(25.5, abs=0.3)
+
+
+def heard_seconds(source: StreamSource, seconds: float) -> float:
+    """How much was heard, until so much was."""
+    return len(heard(source, seconds)) / RATE
 
 
 def test_shoutcasts_first_version(inputs: Inputs, radio: Radio) -> None:

@@ -22,7 +22,7 @@ REASONS = {
     "key_exists": "tocsin key list shows those there are and were; choose another id",
     "unknown_key": "tocsin key list shows those there are; keys.sign_with names the one that signs here",
     "last_key": "tocsin key create ANOTHER --role engineer, then revoke this one",
-    "kept_in_file": "tocsin key create ANOTHER --role ROLE, then: tocsin key revoke this one",
+    "shared_secret": "tocsin key create ANOTHER --role ROLE, then: tocsin key revoke this one",
     "unknown_episode": "tocsin event list --source {source} --type condition. shows the episodes",
     "not_running": "tocsin source start {source}",
     "unknown_parked": "tocsin parked list shows those there are",

@@ -73,8 +73,7 @@ def submit_to_each(type: str, ids: Iterable[str], *, named: Sequence[str]) -> in
 def submitting() -> Iterator[Callable[[Wish], Answer]]:
     """What submits a wish to the lane of its source, by the folder's key or through the web process."""
     if session.place().url is not None:
-        ask = by_http()
-        yield lambda wish: ask(wish.type, wish.source)
+        yield by_http()
         return
     timeout = options.timeout()
     with session.desk() as desk:

@@ -86,26 +86,26 @@ def create_key(
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep it in this file.")
 @options.submitting
 def rotate_key(id: str, grace: float, as_token: bool, in_keyring: bool, out: Path | None) -> None:
-    """Give a key a new secret, in the place of the old one once the station knows it."""
+    """Give a key a new secret, in the place of the old one once the station knows it.
+
+    Broken off half-way, it is finished by the same once more: until then both secrets are kept.
+    """
     _one_of(as_token, in_keyring, out is not None)
     with session.desk() as desk:
-        path = out or ownkeys.own_path(desk.settings, id)
-        waiting = path.parent / "rotating" / f"{id}.json"
-        made = _again(waiting, id, "operator") or new_key(id, "operator", "ed25519")
+        path = out or ownkeys.path_of(desk.settings, id)
+        waiting = ownkeys.waiting_path(path.with_name(f"{id}.json"))
+        made = _begun(path, waiting, id) or new_key(id, "operator", "ed25519")
         asked = _params(KeyRotate, id=id, public=made.public, grace=grace)
-        where, keep = _place(desk, waiting, as_token=as_token, in_keyring=in_keyring)
-        if not (as_token or in_keyring or options.dry_run() or waiting.exists()):
-            keep(made)
-        answer = _submit(desk, "key.rotate", id, asked, made if as_token else None)
-        if answer.outcome == "completed":
-            known = _book(desk)[id].key
+        if not (as_token or options.dry_run() or waiting.exists()):
+            ownkeys.keep_in_file(waiting, made, replace=True)
+        answer, known = None, None if options.dry_run() else _known(desk, id)
+        if known is None or known.public != made.public:
+            answer = _submit(desk, "key.rotate", id, asked, made if as_token else None)
+            known = _known(desk, id)
+        where = ""
+        if known is not None and known.public == made.public and not as_token:
             # The file says what the log says of it: the role is not ours to choose.
-            made = msgspec.structs.replace(made, role=known.role if known else made.role)
-            if in_keyring:
-                keep(made)
-            elif not as_token:
-                ownkeys.keep_in_file(path, made, replace=True)
-                where = str(path)
+            where = _replace(desk, path, msgspec.structs.replace(known, secret=made.secret), in_keyring)
         waiting.unlink(missing_ok=True)
     _tell("key.rotate", id, answer, made, where, as_token=as_token)
 
@@ -193,6 +193,17 @@ def _again(path: Path, id: str, role: Role) -> Key | None:
     return found
 
 
+def _begun(path: Path, waiting: Path, id: str) -> Key | None:
+    """The new secret of a rotation that was broken off; one that came into its place is none any more."""
+    made = _again(waiting, id, "operator")
+    if made is None or not path.exists() or path.stem != id:
+        return made
+    if load_key(path.parent, id).public != made.public:
+        return made
+    waiting.unlink()
+    return None
+
+
 def _place(desk: Desk, path: Path, *, as_token: bool, in_keyring: bool) -> tuple[str, Keep]:
     """Where the secret will be, in words, and what puts it there."""
     station = desk.settings.station.id
@@ -221,6 +232,15 @@ def _to_file(path: Path, made: Key) -> str:
     return "file"
 
 
+def _replace(desk: Desk, path: Path, made: Key, in_keyring: bool) -> str:
+    """Put the secret where the old one was; where that is, in words."""
+    if in_keyring:
+        _to_keyring(desk.settings.station.id, made)
+        return _place(desk, path, as_token=False, in_keyring=True)[0]
+    ownkeys.keep_in_file(path, made, replace=True)
+    return str(path)
+
+
 def _drop(desk: Desk, path: Path, made: Key, *, in_keyring: bool) -> None:
     """Let go of a secret that the station did not take."""
     if in_keyring:
@@ -241,11 +261,20 @@ def _submit(desk: Desk, type: str, id: str, params: dict[str, Any], token: Key |
 
 
 def _tell(
-    type: str, id: str, answer: Answer, made: Key | None = None, where: str = "", *, as_token: bool = False
+    type: str,
+    id: str,
+    answer: Answer | None,
+    made: Key | None = None,
+    where: str = "",
+    *,
+    as_token: bool = False,
 ) -> None:
-    if answer.outcome != "completed":
+    """Tell what became of it; without an answer an earlier command had done it already."""
+    if answer is not None and answer.outcome != "completed":
         answers.tell(type, "", answer)
-    if not options.wants_json():
+    if answer is None and not options.wants_json():
+        click.echo(f"{id}: the station had taken it at an earlier try")
+    elif answer is not None and not options.wants_json():
         click.echo(f"{id}: {answer.state} (command {answer.id})")
     if options.wants_json():
         told = {"id": id, "public": made.public if made else None, "kept_in": where or None}
@@ -253,7 +282,7 @@ def _tell(
         show.as_json(
             {
                 "key": {name: value for name, value in told.items() if value is not None},
-                "command": {"type": type, **msgspec.to_builtins(answer)},
+                "command": {"type": type, **msgspec.to_builtins(answer)} if answer else None,
             }
         )
     elif made is not None and as_token:
@@ -261,6 +290,11 @@ def _tell(
         click.echo("This is shown once, and kept nowhere: whoever has it may do what the key may.", err=True)
     elif where:
         click.echo(f"Its secret is in {where}. Sign with it: keys.sign_with, or TOCSIN_KEYS_SIGN_WITH={id}")
+
+
+def _known(desk: Desk, id: str) -> Key | None:
+    found = _book(desk).get(id)
+    return found.key if found and found.revoked_at is None else None
 
 
 def _book(desk: Desk) -> Keybook:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -12,37 +12,45 @@ import msgspec
 from control import outcomes
 from control.cli import options, session
 from control.cli.trouble import Trouble
+from control.desk import Wish
 from control.place import FolderNeeded
 from streams.messages import Answer
 from streams.submit import NoAnswer
 
-BY_HTTP = frozenset({"source.start", "source.stop", "source.restart"})
+SOURCES = "/api/audio/sources"
+WAYS: Mapping[str, tuple[str, str]] = {
+    "source.add": ("POST", SOURCES),
+    "source.update": ("PATCH", f"{SOURCES}/{{source}}"),
+    "source.remove": ("DELETE", f"{SOURCES}/{{source}}"),
+    "source.start": ("POST", f"{SOURCES}/{{source}}/start"),
+    "source.stop": ("POST", f"{SOURCES}/{{source}}/stop"),
+    "source.restart": ("POST", f"{SOURCES}/{{source}}/restart"),
+    "source.inject": ("POST", f"{SOURCES}/{{source}}/inject"),
+    "condition.acknowledge": ("POST", f"{SOURCES}/{{source}}/acknowledge"),
+}
+"""The types of command that the web process signs itself, and how it is asked to."""
 
 
-def by_http() -> Callable[[str, str], Answer]:
-    """What asks the web process to submit a type of command for a source; from any thread.
+def by_http() -> Callable[..., Answer]:
+    """What asks the web process to submit a wish for a source, from any thread.
 
-    The token comes from TOCSIN_TOKEN. Raises FolderNeeded; what is returned raises Trouble, NoAnswer, Away,
-    FolderNeeded.
+    It may be told a `timeout`, and what the body is to say beside the wish; TOCSIN_TOKEN has the token.
+    Raises FolderNeeded; what is returned raises Trouble, NoAnswer, Away, FolderNeeded.
     """
     if options.dry_run():
         raise FolderNeeded("--dry-run signs here and needs the station's folder, and --station is an address")
-    timeout, given = options.timeout(), options.given()
-    names = {
-        "command_id": "id",
-        "durability": "durability",
-        "expires": "expires",
-        "if_sequence": "if_sequence",
-    }
-    body: dict[str, Any] = {"timeout": timeout}
-    body |= {field: given[name] for name, field in names.items() if name in given}
+    patience = options.timeout()
     api = session.readapi()
 
-    def submit(type: str, source: str) -> Answer:
-        if type not in BY_HTTP:
-            raise FolderNeeded(f"{type} needs the station's folder, and --station is an address")
-        verb = type.partition(".")[2]
-        response = api.post(f"/api/audio/sources/{source}/{verb}", body, timeout=timeout)
+    def submit(wish: Wish, *, timeout: float = patience, **more: Any) -> Answer:
+        if wish.type not in WAYS:
+            raise FolderNeeded(f"{wish.type} needs the station's folder, and --station is an address")
+        method, path = WAYS[wish.type]
+        said = {"durability": wish.durability, "if_sequence": wish.if_sequence, **more}
+        body = {name: value for name, value in said.items() if value is not None}
+        body |= {"timeout": timeout, "expires": wish.validity.total_seconds(), **wish.params}
+        headers = {"Idempotency-Key": f'"{wish.id}"'} if wish.id else {}
+        response = api.write(method, path.format(source=wish.source), body, headers, timeout=timeout)
         return _answer(response, timeout)
 
     return submit

@@ -68,6 +68,9 @@ def add_source(id: str, name: str, node: str | None, at_once: bool, **given: Any
     settings = inputs.settings_of(given)
     kind = settings.__struct_config__.tag
     params = plain(SourceAdd(settings=settings, name=name))
+    if session.place().url is not None:
+        _add_by_http(id, params, node=node, at_once=at_once)
+        return
     with session.desk() as desk, within(options.timeout()) as left:
         wish = session.wish("source.add", source_id(id), params, id=options.given().get("command_id"))
         try:
@@ -178,12 +181,23 @@ def list_devices() -> None:
 
 def submit(type: str, id: str, params: dict[str, Any]) -> None:
     """Submit a command of a source and tell what became of it."""
+    wish = session.wish(type, source_id(id), params, id=options.given().get("command_id"))
     if session.place().url is not None:
-        answers.tell(type, id, by_http()(type, source_id(id)))
+        answers.tell(type, id, by_http()(wish))
         return
     with session.desk() as desk:
-        wish = session.wish(type, id, params, id=options.given().get("command_id"))
         answers.tell(type, id, desk.address(wish, timeout=options.timeout()))
+
+
+def _add_by_http(id: str, params: dict[str, Any], *, node: str | None, at_once: bool) -> None:
+    ask = by_http()
+    with within(options.timeout()) as left:
+        wish = session.wish("source.add", source_id(id), params, id=options.given().get("command_id"))
+        added = ask(wish, timeout=left(), id=id, node=node and node_name(node))
+        if not at_once or added.outcome != "completed":
+            answers.tell("source.add", id, added)
+            return
+        answers.tell("source.start", id, ask(session.wish("source.start", id, follows=True), timeout=left()))
 
 
 def _read(id: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from streams.checkpoint import Checkpoint, InvalidCheckpoint, differences, parse
 from streams.history import ArchiveAway
 from streams.settings import InvalidSettings
 from streams.sieve import SpillFailed
-from streams.signing import InvalidKey, Key, Keyring, load_keyring
+from streams.signing import InvalidKey, Key, Keyring, halves, load_keyring
 from streams.tail import Position
 
 
@@ -153,7 +153,7 @@ def _check_keys(station: str, keyring: Keyring, kept: Sequence[Checkpoint]) -> N
                 code=outcomes.WRONG_USAGE,
             )
         known = keyring.get(made.key)
-        if known is not None and known.public != made.public:
+        if known is not None and made.public not in halves(known):
             raise Trouble(
                 f"the checkpoint of {made.at} is not signed by the key {made.key!r} that is here",
                 why="one of the two was exchanged: a checkpoint that was kept safe is to be believed",

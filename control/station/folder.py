@@ -144,7 +144,7 @@ def prepare(path: Path, id: str = "station") -> Folder:
         if not (folder.secrets / name).exists():
             write_whole(folder.secrets / name, secrets.token_urlsafe(32) + "\n")
     if not any(folder.keys.iterdir()):
-        create_key(folder.keys, "operator", "engineer")
+        create_key(folder.keys, "operator", "engineer", "ed25519")
     if folder.settings.exists():
         _upgrade(folder)
     else:

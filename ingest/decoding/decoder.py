@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import av
 import msgspec
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ingest.decoding.border import Border
 from ingest.decoding.wire import AUDIO, FAILED, FORMAT, Format, Task, packed
+from ingest.decoding.words import printable
 from ingest.signal_path import SignalPath
 
 FORMATS = "mp3,aac,ogg,flac,wav,w64,aiff,au,mpegts,mov,matroska,asf,ac3,eac3,caf,amr,tta,wv"
@@ -33,6 +34,7 @@ RTP_OPTIONS = {"protocol_whitelist": "rtp,udp", "format_whitelist": "sdp,rtp,rts
 BUFFER = 4096
 """Bytes that FFmpeg reads at a time: few, so that a slow stream is heard soon."""
 BLOCK_SECONDS = 0.1
+POUR_SECONDS = BLOCK_SECONDS / 2
 GIVE_UP = 2 * 1024 * 1024
 """Bytes without any audio in them after which they are no audio."""
 CHANGED = 32 * 1024
@@ -92,21 +94,40 @@ class Sink:
     def __init__(self, pipe: int, task: Task) -> None:
         self._pipe = pipe
         self._path = SignalPath(task)
+        self._given: tuple[str, str, int, int, str | None] | None = None
+        self._raw: list[Samples] = []
+        self._raw_frames = 0
         self._kept: list[Samples] = []
         self._frames = 0
         self._told: Format | None = None
 
-    def put(self, frame: AudioFrame, codec: str, container: str) -> None:
+    def put(self, frame: AudioFrame, codec: str, container: str, title: str | None = None) -> None:
         """Take a decoded frame. Raises Refused."""
         samples = samples_of(frame)
-        shaped = self._path.feed(samples, frame.sample_rate)
+        given = codec, container, frame.sample_rate, samples.shape[1], title
+        if given != self._given:
+            self._pour()
+            self._given = given
+        self._raw.append(samples)
+        self._raw_frames += len(samples)
+        if self._raw_frames >= frame.sample_rate * POUR_SECONDS:
+            self._pour()
+
+    def _pour(self) -> None:
+        """Shape what has come of one format: several frames at once, for each by itself costs more."""
+        if self._given is None or not self._raw:
+            return
+        codec, container, rate, channels, title = self._given
+        shaped = self._path.feed(np.concatenate(self._raw), rate)
+        self._raw, self._raw_frames = [], 0
         told = Format(
             codec=codec,
             container=container,
-            given_rate=frame.sample_rate,
-            given_channels=samples.shape[1],
+            given_rate=rate,
+            given_channels=channels,
             rate=self._path.rate,
             channels=self._path.channels,
+            title=title,
         )
         if told != self._told:
             self._told = told
@@ -123,6 +144,7 @@ class Sink:
 
     def finish(self) -> None:
         """The audio ends here."""
+        self._pour()
         rest = np.concatenate([*self._kept, self._path.flush()]) if self._told else np.zeros((0, 1))
         if len(rest):
             self._tell(AUDIO, np.ascontiguousarray(rest, dtype=np.float32).tobytes())
@@ -149,8 +171,17 @@ def samples_of(frame: AudioFrame) -> Samples:
         raise Refused(f"its samples are of the kind {frame.format.name!r}, which cannot be played")
     found = frame.to_ndarray()
     array = found.T if frame.format.is_planar else found.reshape(-1, channels)
-    offset = 128.0 if kind == "u8" else 0.0
-    return ((array.astype(np.float32) - np.float32(offset)) / np.float32(_SCALES[kind])).astype(np.float32)
+    samples = array.astype(np.float32, copy=False)
+    if kind == "u8":
+        samples = samples - np.float32(128.0)
+    return samples if _SCALES[kind] == 1.0 else samples * np.float32(1.0 / _SCALES[kind])
+
+
+def title_of(comments: Mapping[str, str]) -> str | None:
+    """What is played, by the comments that came with it."""
+    told = {name.lower(): text for name, text in comments.items()}
+    named = [told[name] for name in ("artist", "title") if told.get(name)]
+    return printable(" - ".join(named)) if told.get("title") else None
 
 
 def decode(source: int, target: int, task: Task) -> int:
@@ -198,8 +229,13 @@ def _decode(feed: Feed, sink: Sink) -> None:
             feed.turn()
             continue
         with container:
+            streams = container.streams.audio
+            title = title_of({**(streams[0].metadata if streams else {}), **container.metadata})
             for frame, codec in _frames(container, feed):
-                sink.put(frame, codec, container.format.name)
+                if comments := frame.metadata:
+                    # Ogg tells them anew where one piece follows another.
+                    title = title_of(comments)
+                sink.put(frame, codec, container.format.name, title)
                 feed.idle = 0
                 heard = True
         feed.turn()

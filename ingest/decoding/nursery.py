@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.backlog import NOTHING, Waiting, capacity, unread
 from ingest.decoding.wire import AUDIO, FAILED, FORMAT, HEAD, MOST, WELL, Format, Task
 from ingest.file_source import SourceFailed
 
@@ -44,6 +45,7 @@ class Decoder:
         self._buffer = bytearray()
         self._closing = threading.Event()
         self._fed = threading.Lock()
+        self._room = capacity(target)
         os.set_blocking(source, False)
 
     def feed(self, data: bytes) -> bool:
@@ -69,6 +71,15 @@ class Decoder:
             if self._source >= 0:
                 os.close(self._source)
                 self._source = -1
+
+    @property
+    def waiting(self) -> Waiting:
+        """What it has decoded and nobody has read. Nothing is thrown away: who sends waits."""
+        if self.format is None or self._closing.is_set():
+            return NOTHING
+        second = 4 * self.format.channels * self.format.rate
+        waiting = unread(self._target) + len(self._buffer)
+        return Waiting(seconds=waiting / second, most=self._room / second)
 
     def blocks(self) -> Iterator[Samples]:
         """What it decodes; an empty block where nothing came for a while. Ends when it has ended well.

@@ -27,7 +27,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decoded (`codec`, `container`, `given_rate` in Hz, `given_channels`), and what comes of it."""
+    """What is decoded (`codec`, `container`, `given_rate` in Hz, `given_channels`), and what comes of it.
+
+    `title` is what is played, as Ogg and ID3 tell it in the audio itself.
+    """
 
     codec: str
     container: str
@@ -35,6 +38,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     given_channels: int
     rate: int
     channels: int
+    title: str | None = None
 
 
 def packed(kind: bytes, body: bytes) -> bytes:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from html import unescape
 
+from ingest.decoding.words import printable
+
 _TITLE = re.compile(rb"StreamTitle='(.*?)';", re.DOTALL)
 
 
@@ -52,5 +54,5 @@ class Icy:
             except UnicodeDecodeError:
                 title = told[1].decode("latin-1")
             # What Latin-1 has not, Icecast writes as &#8211;.
-            self.title = "".join(c for c in unescape(title) if c.isprintable())[:200]
+            self.title = printable(unescape(title)) or None
         self._block, self._wanted, self._left = b"", -1, self._every

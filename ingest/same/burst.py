@@ -47,6 +47,8 @@ class Burst(msgspec.Struct, frozen=True):
     begin: float
     until: float
     """Tape positions of its preamble and of the end of its last character."""
+    ends: Floats
+    """Tape positions at which each place ends, also behind its last character."""
     bits: Floats
     """Soft bits, a row of eight for each place."""
     rows: Floats
@@ -59,6 +61,15 @@ class Burst(msgspec.Struct, frozen=True):
     """Its characters as received."""
     solid: bool
     """Every character is beyond doubt, and then the burst ended."""
+
+    def end_of(self, text: str) -> float:
+        """Where it ends if this is what it says, though its own end may be damaged."""
+        beyond = len(text) - len(self.ends)
+        return float(self.ends[min(len(text), len(self.ends)) - 1]) + max(beyond, 0) * self._place
+
+    @property
+    def _place(self) -> float:
+        return float(self.ends[-1] - self.ends[-2])
 
 
 class OpenBurst:
@@ -140,9 +151,9 @@ class OpenBurst:
             # Perhaps samples seemed to be missing only because characters are.
             even, straight = self._octets(*_smooth(np.full(LONGEST, path.offsets[0])))
             text, solid = self._as_heard(reading, even, characters(straight))
-        end = begins[min(len(text), len(begins)) - 1] + 8 * self.sync.bit
-        begin = begins[0] - LEAD * self.sync.bit
-        return Burst(float(begin), float(end), octets, rows, lengths, reading, text, solid)
+        ends = begins + 8 * self.sync.bit
+        until, begin = ends[min(len(text), len(ends)) - 1], begins[0] - LEAD * self.sync.bit
+        return Burst(float(begin), float(until), ends, octets, rows, lengths, reading, text, solid)
 
     def _octets(self, starts: Floats, paces: Floats) -> tuple[Floats, Floats]:
         """Where each character begins, and its soft bits."""

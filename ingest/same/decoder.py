@@ -9,6 +9,7 @@ from ingest.same.burst import LEAD, Burst, OpenBurst
 from ingest.same.filterbank import HOP, Filterbank
 from ingest.same.group import Group
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard
+from ingest.same.line import GAP
 from ingest.same.preamble import Candidate, PreambleSearch
 from ingest.same.sync import Sync, needed, synchronise
 from ingest.same.tape import Tape
@@ -18,6 +19,8 @@ HELD = 16.0
 """Seconds of the filters' outputs that are kept."""
 APART = 4.0
 """Seconds without a burst after which the next one belongs to another message."""
+NO_MORE = 2.0
+"""Seconds without a burst after which no other will come to help: bursts begin a second apart."""
 END_AGAIN = 8.0
 """Seconds in which another end of message is the same."""
 
@@ -81,9 +84,11 @@ class Decoder:
                 heard += self._begun(sync)
         if self._open is not None:
             heard += self._read(self._open, final=final)
-        now = self._bank.time(self._tape.limit)
-        if self._group and (final or (self._open is None and now > self._heard_until + APART)):
+        silent = self._bank.time(self._tape.limit) - self._heard_until
+        if self._group and (final or (self._open is None and silent > APART)):
             heard += self._closed()
+        elif self._open is None and not self._candidates and silent > NO_MORE:
+            heard += self._settled(self._group)
         return heard
 
     def _begun(self, sync: Sync) -> list[Heard]:
@@ -117,18 +122,33 @@ class Decoder:
         heard: list[Heard] = []
         begin, until = self._bank.time(burst.begin), self._bank.time(burst.until)
         self.last_burst, self._ended, self._over = until, -END_AGAIN, burst.until
-        if self._group and (begin > self._heard_until + APART or not self._group.takes(burst)):
+        before = ""
+        if self._group and begin > self._heard_until + APART:
             heard += self._closed()
-        self._group = self._group or Group(burst)
+        elif self._group and not self._group.takes(burst):
+            left = self._group
+            heard += self._closed()
+            before = left.told if len(left.bursts) == 2 else ""
+        # Where there was time for another between two, that was the second of three.
+        last = begin > self._heard_until + GAP + (until - begin) / 2
+        self._group = self._group or Group(burst, before)
         self._heard_until = until
         heard.append(BurstHeard(begin, until, burst.text, burst.reading.confidence))
         if self._group.certain and not self._group.told:
             heard.append(self._message(self._group, confirmed=True))
+        elif last:
+            heard += self._settled(self._group)
         return heard
+
+    def _settled(self, group: Group | None) -> list[Heard]:
+        """The message, if what was heard is enough for one to which no burst will be added."""
+        if group is None or group.told or not group.enough:
+            return []
+        return [self._message(group, confirmed=True)]
 
     def _closed(self) -> list[Heard]:
         group, self._group = self._group, None
-        if group is None or group.told:
+        if group is None or group.told or group.repeated:
             return []
         return [self._message(group, confirmed=group.enough)]
 
@@ -137,7 +157,7 @@ class Decoder:
         return MessageHeard(
             group.told,
             self._bank.time(group.bursts[0].begin),
-            self._bank.time(group.bursts[-1].until),
+            self._bank.time(group.bursts[-1].end_of(group.told)),
             len(group.bursts),
             confidence,
             confirmed,

@@ -52,11 +52,12 @@ class Filterbank:
 
     def feed(self, samples: Floats) -> list[tuple[Complexes, Complexes, Complexes]]:
         """(spectra, mark, space) of what `samples` completes; one row of spectra for each HOP of outputs."""
-        self._held = np.concatenate((self._held, samples))
+        held = np.concatenate((self._held, samples), dtype=np.float32)
         out: list[tuple[Complexes, Complexes, Complexes]] = []
-        while len(self._held) >= self.block:
-            count = min((len(self._held) - self.block) // self.hop + 1, BATCH)
-            windows = np.lib.stride_tricks.sliding_window_view(self._held, self.block)[:: self.hop][:count]
+        while len(held) >= self.block:
+            count = min((len(held) - self.block) // self.hop + 1, BATCH)
+            strides = (self.hop * held.itemsize, held.itemsize)
+            windows = np.ndarray((count, self.block), np.float32, held, strides=strides)
             spectra = np.empty((count, self._mark[2]), dtype=np.complex64)
             mark, space = (np.empty((count, HOP), dtype=np.complex64) for _ in range(2))
             for row in range(0, count, AT_ONCE):
@@ -65,7 +66,8 @@ class Filterbank:
                 mark[few] = self._apply(spectra[few], self._mark)
                 space[few] = self._apply(spectra[few], self._space)
             out.append((spectra, mark.reshape(-1), space.reshape(-1)))
-            self._held = self._held[count * self.hop :]
+            held = held[count * self.hop :]
+        self._held = held
         return out
 
     def _filter(self, centre: int, tone: float) -> tuple[int, int, int, Complexes]:

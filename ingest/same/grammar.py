@@ -120,7 +120,8 @@ def _words(
     weights: list[float] | None = None,
 ) -> Words:
     weight = np.ones(len(words)) if weights is None else np.array(weights)
-    listed = np.array([numbers(word) for word in words])
+    listed = np.frombuffer("".join(words).encode("ascii"), np.uint8).astype(np.intp) - FIRST
+    listed = listed.reshape(len(words), -1)
     return Words(
         listed.shape[1],
         listed,

@@ -14,6 +14,8 @@ AGREED = 0.99
 """Certainty asked where two bursts say the same by themselves."""
 CLEAR = 0.9
 """Certainty from which a burst is taken at its word."""
+SLIPS = 4
+"""Characters that clear bursts of one message may have different: codecs do that."""
 PARTED = 10.0
 """Nats by which it must be likelier that a burst says something else."""
 
@@ -21,8 +23,10 @@ PARTED = 10.0
 class Group:
     """What was heard of one message so far."""
 
-    def __init__(self, first: Burst) -> None:
+    def __init__(self, first: Burst, before: str = "") -> None:
         self.bursts = [first]
+        self._before = before
+        """The header told before, if a burst of it may yet have been to come; else empty."""
         self.told = ""
         """The header that was reported as a message; empty before."""
         self._reading = first.reading
@@ -32,9 +36,13 @@ class Group:
         if any(burst.solid and each.solid and burst.text == each.text for each in self.bursts):
             self._add(burst, self._together(burst))
             return True
+        joint = self._together(burst)
+        if len(self.bursts) == 1 and not self.told and _alike(burst.text, self.bursts[0].text):
+            # Which of them is right, the third will say.
+            self._add(burst, joint)
+            return True
         if self._differs(burst):
             return False
-        joint = self._together(burst)
         if joint.evidence + PARTED < self._reading.evidence + burst.reading.evidence:
             return False
         self._add(burst, joint)
@@ -68,6 +76,11 @@ class Group:
         return len(self.bursts) >= 2 and self.header[1] >= THREE
 
     @property
+    def repeated(self) -> bool:
+        """It is but one burst, the third of the message before, with another character here or there."""
+        return len(self.bursts) == 1 and _alike(self.header[0], self._before)
+
+    @property
     def certain(self) -> bool:
         """It is a message."""
         if len(self.bursts) < 2:
@@ -90,3 +103,8 @@ class Group:
             return reading
         weaker = read(together([characters(factor * each.bits) for each in bursts]), lengths, len(bursts))
         return msgspec.structs.replace(weaker, evidence=reading.evidence)
+
+
+def _alike(text: str, other: str) -> bool:
+    differing = sum(one != two for one, two in zip(text, other, strict=False))
+    return len(text) == len(other) and differing <= SLIPS

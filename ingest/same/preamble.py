@@ -36,15 +36,37 @@ class Candidate(msgspec.Struct, frozen=True):
     """Correlation with a preamble, about 1 for a clean one."""
 
 
+class _Delays(msgspec.Struct, frozen=True):
+    """By how many values the parts of a preamble lie apart, at three neighbouring clocks."""
+
+    places: tuple[int, ...]
+    """Each bit of a byte: in a byte the three clocks make no difference yet."""
+    octet: int
+    doubled: tuple[tuple[int, ...], ...]
+    """For each clock, one byte from the next, two from the next two, and so on."""
+
+    @classmethod
+    def at(cls, bit: float, clocks: tuple[float, ...]) -> _Delays:
+        """For bits of that many values at nominal clock."""
+        middle = bit / (1 + clocks[1])
+        return cls(
+            tuple(round(place * middle) for place in range(8)),
+            round(8 * middle),
+            tuple(tuple(round(count * bit / (1 + clock)) for count in (8, 16, 32, 64)) for clock in clocks),
+        )
+
+
 class PreambleSearch:
     """Finds candidates in the limited difference of the tones, fed in pieces of any length."""
 
     def __init__(self, out_rate: float) -> None:
         self._bit = out_rate / STEP / BAUD
-        self._pattern = signs(PREAMBLE[:1]) - signs(PREAMBLE[:1]).mean()
+        pattern = signs(PREAMBLE[:1]) - signs(PREAMBLE[:1]).mean()
+        self._taps: list[float] = pattern.tolist()
         count = 8 * len(PREAMBLE)
         self._length = max(int(count * self._bit / (1 + CLOCKS[0])) + 8, SPREAD)
-        self._norm = float(np.sqrt(count * len(PREAMBLE) * (self._pattern**2).sum()))
+        self._norm = float(np.sqrt(count * len(PREAMBLE) * (pattern**2).sum()))
+        self._delays = [_Delays.at(self._bit, clocks) for clocks in zip(*[iter(CLOCKS)] * 3, strict=True)]
         self._held: Floats = np.zeros(self._length, dtype=np.float32)
         self._position = -self._length
         """Index of the first held value."""
@@ -68,20 +90,19 @@ class PreambleSearch:
         variance = _sliding(held * held)[:count] * np.float32(1 / SPREAD) - mean * mean
         scale = np.float32(1 / self._norm) / np.sqrt(np.maximum(variance, np.float32(1e-4)))
         out = np.empty((len(CLOCKS), count), dtype=np.float32)
-        weighted = {tap: held * np.float32(tap) for tap in set(self._pattern.tolist())}
-        for middle in range(1, len(CLOCKS), 3):
-            # In a byte the clock makes no difference yet.
-            bit = self._bit / (1 + CLOCKS[middle])
-            delays = [round(place * bit) for place in range(9)]
-            octet = weighted[self._pattern[0]][: len(held) - delays[-1]].copy()
-            for tap, delay in zip(self._pattern[1:].tolist(), delays[1:], strict=False):
+        weighted = {tap: held * np.float32(tap) for tap in set(self._taps)}
+        rows = iter(out)
+        for delays in self._delays:
+            taps = zip(self._taps, delays.places, strict=True)
+            first = weighted[next(taps)[0]]
+            octet = first[: len(held) - delays.octet].copy()
+            for tap, delay in taps:
                 octet += weighted[tap][delay : delay + len(octet)]
-            for row in (middle - 1, middle, middle + 1):
+            for doubled in delays.doubled:
                 total = octet
-                for doubled in (8, 16, 32, 64):
-                    delay = round(doubled * self._bit / (1 + CLOCKS[row]))
+                for delay in doubled:
                     total = total[delay:] + total[:-delay]
-                np.multiply(total[:count], scale, out=out[row])
+                np.multiply(total[:count], scale, out=next(rows))
         return out
 
     def _peaks(self, scores: Floats, position: int) -> list[Candidate]:

@@ -37,6 +37,9 @@ class ToneSearch:
         self._rate, self._hop, self._block = rate, hop, block
         self._band = slice(int(LOW * block / rate), int(HIGH * block / rate))
         self._tones = {kind: [_bins(tone, block / rate) for tone in tones] for kind, tones in KINDS.items()}
+        bins = [each for kind in self._tones.values() for each in kind]
+        self._near = slice(min(each.start for each in bins), max(each.stop for each in bins))
+        """Where all of them lie: what has little power there is none."""
         self._row = 0
         self._since: dict[Kind, int] = {}
         """The row in which each kind that is on began."""
@@ -47,6 +50,10 @@ class ToneSearch:
         whole = _power(spectra, self._band)
         least = SILENCE * self._block**2 / 2
         heard: dict[int, list[ToneHeard]] = {}
+        near = _power(spectra, self._near)
+        if not self._since and not ((near > ALONE * whole) & (near > least)).any():
+            self._row += len(spectra)
+            return heard
         for kind, bins in self._tones.items():
             powers = [_power(spectra, each) for each in bins]
             total = sum(powers[1:], powers[0])

@@ -13,14 +13,14 @@ from projections.folds.data import identifier, printable, text, texts
 from streams.messages import Event, Logged
 
 NAME = "keys"
-VERSION = 1
+VERSION = 2
 """Raised whenever the same events give other rows; they are then rebuilt from the archive."""
 
 TYPES = frozenset({"key.created", "key.rotated", "key.revoked"})
 
 
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One key. Times are UTC; None where it has not happened, or is not known (it was a file).
+    """One key. Times are UTC; None where it has not happened, or is not known (it was a file once).
 
     `sources` and `groups` are its limits, `…_by` names the key that signed the change.
     """
@@ -71,6 +71,7 @@ def fold(row: KeyRow | None, logged: Logged) -> KeyRow | None:
             seq=event.seq,
         )
     if event.type == "key.rotated":
+        row = row or _turned(id, event)
         if row is None or row.revoked_at is not None:
             return row
         public = text(event.data, "public") or row.public
@@ -81,6 +82,19 @@ def fold(row: KeyRow | None, logged: Logged) -> KeyRow | None:
     why = text(event.data, "reason")
     reason = printable(why) if why else None
     return msgspec.structs.replace(gone, revoked_at=event.at, revoked_by=by, reason=reason, seq=event.seq)
+
+
+def _turned(id: str, event: Event) -> KeyRow | None:
+    """The row of a key that was a file until `event`, which says what it was."""
+    was = event.data.get("was")
+    if not isinstance(was, dict):
+        return None
+    return msgspec.structs.replace(
+        _of_file(id, event),
+        role=text(was, "role"), algorithm="ed25519", public=text(was, "public"),
+        sources=[one for one in texts(was, "sources") if one is not None],
+        groups=[one for one in texts(was, "groups") if one is not None],
+    )  # fmt: skip
 
 
 def _of_file(id: str, event: Event) -> KeyRow:

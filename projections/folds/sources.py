@@ -17,14 +17,15 @@ from projections.folds.data import identifier, number, printable, table, text
 from streams.messages import Event, Logged
 
 NAME = "sources"
-VERSION = 1
+VERSION = 2
 """Raised whenever the same events give other rows; they are then rebuilt from the archive."""
 
 
 class SourceRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One source as its lane's events tell it. `seq` and `hash` name the last event that changed it.
 
-    `since` is when `state` became what it is; `rate` in Hz. Times are UTC.
+    `since` is when `state` became what it is; `rate` in Hz; `recorded` what of its sound is kept: its alerts,
+    or always. Times are UTC.
     """
 
     id: str
@@ -37,6 +38,7 @@ class SourceRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None
     rate: int | None
     channels: int | None
+    recorded: str
     since: datetime
     updated_at: datetime
     seq: int
@@ -89,6 +91,7 @@ def _added(event: Event, hash: str) -> SourceRow:
         reason=None,
         rate=None,
         channels=None,
+        recorded=text(event.data, "recorded") or "alerts",
         since=event.at,
         updated_at=event.logged_at,
         seq=event.seq,
@@ -103,6 +106,8 @@ Changed = dict[str, Any]
 def _described(row: SourceRow, event: Event) -> Changed:
     settings, name = table(event.data, "settings"), text(event.data, "name")
     changed: Changed = {} if name is None else {"name": name}
+    if recorded := text(event.data, "recorded"):
+        changed["recorded"] = recorded
     if settings is not None:
         changed |= {
             "settings": settings,

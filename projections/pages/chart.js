@@ -6,15 +6,16 @@ import { clock, day, isLocal, moment } from "./times.js";
 import { decibels } from "./words.js";
 
 const BOTTOM = -72;
-const LEFT = 38;
-const RIBBON = 10;
-const FOOT = 22;
-const TOP = 8;
+// In pixels, of a page whose letters are not larger than others'.
+const LEFT_PX = 38;
+const RIBBON_PX = 10;
+const FOOT_PX = 22;
+const TOP_PX = 8;
 const LINES = [0, -12, -24, -36, -48, -60];
 const STEPS_S = [300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600];
 
 function legend() {
-  const keys = [["mean", "--running", "mean"], ["band", "--band", "quietest to loudest"], ["peak", "--peak", "highest peak"]];
+  const keys = [["mean", "--running", "mean"], ["band", "--band", "quietest to loudest"], ["peak", "--peak", "highest peak"], ["loud", "--loud", "loudness (LUFS)"]];
   const items = keys.map(([name, colour, text]) => {
     const item = h(`li.${name}`, {}, text);
     item.style.setProperty("--key", `var(${colour})`);
@@ -28,12 +29,14 @@ export class LevelChart {
     this.canvas = h("canvas.chart", { role: "img", tabindex: "0", "aria-label": "Level over time" });
     this.reading = h("p.reading", { role: "status" });
     this.root = h("figure.chartbox", {}, this.canvas, h("figcaption", {}, legend(), this.reading));
+    this.root.querySelector(".loud").hidden = true;
     this.data = null;
     this.cursor = null;
     new ResizeObserver(() => this.draw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => this.point(event.offsetX));
     this.canvas.addEventListener("pointerleave", () => this.point(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.measure();
     this.themed = () => this.draw();
     this.light = matchMedia("(prefers-color-scheme: light)");
     this.light.addEventListener("change", this.themed);
@@ -54,6 +57,7 @@ export class LevelChart {
       points: levels.levels.map((one) => ({ ...one, time: new Date(one.at).getTime() })),
     };
     this.states = states ?? [];
+    this.root.querySelector(".loud").hidden = !this.data?.points.some((one) => Number.isFinite(one.loudness_lufs));
     this.canvas.setAttribute("aria-label", this.words());
     this.draw();
     this.say();
@@ -86,8 +90,9 @@ export class LevelChart {
   say() {
     const point = this.data?.points[this.cursor ?? -1];
     if (!point) return put(this.reading, this.data && !this.data.points.length ? "Nothing was measured in this time." : "");
+    const loud = point.loudness_lufs === null ? "" : `, loudness ${decibels(point.loudness_lufs)} LUFS`;
     const silent = point.silent > 0 ? `, silent ${Math.round(point.silent * 100)} % of the time` : "";
-    return put(this.reading, `${moment(point.at)}: mean ${decibels(point.rms_dbfs)}, from ${decibels(point.rms_least)} to ${decibels(point.rms_most)}, peak ${decibels(point.peak_dbfs)} dBFS${silent}`);
+    return put(this.reading, `${moment(point.at)}: mean ${decibels(point.rms_dbfs)}, from ${decibels(point.rms_least)} to ${decibels(point.rms_most)}, peak ${decibels(point.peak_dbfs)} dBFS${loud}${silent}`);
   }
 
   nearest(time) {
@@ -100,21 +105,28 @@ export class LevelChart {
   }
 
   x(time) {
-    return LEFT + ((time - this.data.from) / (this.data.to - this.data.from)) * (this.wide - LEFT);
+    return this.left + ((time - this.data.from) / (this.data.to - this.data.from)) * (this.wide - this.left);
   }
 
   timeAt(x) {
-    return this.data.from + ((x - LEFT) / (this.wide - LEFT)) * (this.data.to - this.data.from);
+    return this.data.from + ((x - this.left) / (this.wide - this.left)) * (this.data.to - this.data.from);
   }
 
   y(level) {
     const part = (Math.max(BOTTOM, level ?? BOTTOM) - BOTTOM) / -BOTTOM;
-    return TOP + (1 - part) * (this.high - TOP - RIBBON - FOOT - 6);
+    return this.top + (1 - part) * (this.high - this.top - this.ribbonHigh - this.foot - 6);
+  }
+
+  // A wall screen's letters are larger, and so is what stands beside them.
+  measure() {
+    this.scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16 || 1;
+    [this.left, this.ribbonHigh, this.foot, this.top] = [LEFT_PX, RIBBON_PX, FOOT_PX, TOP_PX].map((one) => one * this.scale);
   }
 
   draw() {
     const { width, height } = this.canvas.getBoundingClientRect();
     if (!width || !height) return;
+    this.measure();
     const ratio = devicePixelRatio || 1;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
@@ -124,7 +136,7 @@ export class LevelChart {
     context.scale(ratio, ratio);
     const style = getComputedStyle(this.canvas);
     const colour = (name) => style.getPropertyValue(name).trim();
-    context.font = `11px ${style.fontFamily}`;
+    context.font = `${Math.round(11 * this.scale)}px ${style.fontFamily}`;
     this.grid(context, colour);
     if (!this.data) return;
     this.times(context, colour);
@@ -133,7 +145,7 @@ export class LevelChart {
     const point = this.data.points[this.cursor ?? -1];
     if (!point) return;
     context.fillStyle = colour("--ink");
-    context.fillRect(Math.round(this.x(point.time + this.data.span / 2)), TOP, 1, this.high - FOOT - TOP);
+    context.fillRect(Math.round(this.x(point.time + this.data.span / 2)), this.top, 1, this.high - this.foot - this.top);
   }
 
   grid(context, colour) {
@@ -142,15 +154,15 @@ export class LevelChart {
     for (const level of LINES) {
       const y = Math.round(this.y(level)) + 0.5;
       context.fillStyle = colour("--line");
-      context.fillRect(LEFT, y, this.wide - LEFT, 1);
+      context.fillRect(this.left, y, this.wide - this.left, 1);
       context.fillStyle = colour("--faint");
-      context.fillText(level === 0 ? "0" : `−${-level}`, LEFT - 7, y);
+      context.fillText(level === 0 ? "0" : `−${-level}`, this.left - 7 * this.scale, y);
     }
   }
 
   times(context, colour) {
     const seconds = (this.data.to - this.data.from) / 1000;
-    const room = Math.max(2, Math.floor((this.wide - LEFT) / 84));
+    const room = Math.max(2, Math.floor((this.wide - this.left) / (84 * this.scale)));
     const step = (STEPS_S.find((one) => seconds / one <= room) ?? STEPS_S.at(-1)) * 1000;
     const shift = isLocal() ? new Date().getTimezoneOffset() * 60000 : 0;
     context.textBaseline = "alphabetic";
@@ -158,11 +170,11 @@ export class LevelChart {
     for (let at = Math.ceil((this.data.from - shift) / step) * step + shift; at <= this.data.to; at += step) {
       const x = Math.round(this.x(at)) + 0.5;
       context.fillStyle = colour("--line");
-      context.fillRect(x, TOP, 1, this.high - FOOT - TOP);
+      context.fillRect(x, this.top, 1, this.high - this.foot - this.top);
       context.fillStyle = colour("--faint");
       const date = new Date(at);
       const text = step >= 86400000 ? day(date).slice(5) : clock(date).slice(0, 5);
-      if (x > LEFT + 16 && x < this.wide - 16) context.fillText(text, x, this.high - 6);
+      if (x > this.left + 16 * this.scale && x < this.wide - 16 * this.scale) context.fillText(text, x, this.high - 6 * this.scale);
     }
   }
 
@@ -190,21 +202,42 @@ export class LevelChart {
       context.beginPath();
       path(edges(name));
       context.strokeStyle = colour(ink);
-      context.lineWidth = wide;
+      context.lineWidth = wide * this.scale;
       context.lineJoin = "round";
       context.stroke();
     }
+    this.loudness(context, colour, points);
+  }
+
+  // Where all of a span was below the gate, or nobody measured it, there is no loudness: a gap.
+  loudness(context, colour, points) {
+    context.beginPath();
+    let joined = false;
+    for (const one of points) {
+      const known = Number.isFinite(one.loudness_lufs);
+      if (known) {
+        const y = this.y(one.loudness_lufs);
+        if (joined) context.lineTo(this.x(one.time), y);
+        else context.moveTo(this.x(one.time), y);
+        context.lineTo(this.x(Math.min(this.data.to, one.time + this.data.span)), y);
+      }
+      joined = known;
+    }
+    context.strokeStyle = colour("--loud");
+    context.lineWidth = 1.25 * this.scale;
+    context.lineJoin = "round";
+    context.stroke();
   }
 
   ribbon(context, colour) {
-    const y = this.high - FOOT - RIBBON;
+    const y = this.high - this.foot - this.ribbonHigh;
     for (const one of this.states) {
-      const from = Math.max(LEFT, this.x(new Date(one.since).getTime()));
+      const from = Math.max(this.left, this.x(new Date(one.since).getTime()));
       const to = Math.min(this.wide, this.x(one.until ? new Date(one.until).getTime() : this.data.to));
-      if (to <= LEFT || from >= this.wide) continue;
+      if (to <= this.left || from >= this.wide) continue;
       context.fillStyle = colour(`--${one.state}`);
       context.globalAlpha = one.state === "stopped" ? 0.35 : 1;
-      context.fillRect(from, y, Math.max(1.5, to - from), RIBBON);
+      context.fillRect(from, y, Math.max(1.5, to - from), this.ribbonHigh);
       context.globalAlpha = 1;
     }
   }

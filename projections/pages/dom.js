@@ -16,6 +16,11 @@ export function h(what, given = {}, ...children) {
   return element;
 }
 
+// Parts of a page that stand below one another.
+export function stack(...parts) {
+  return h("div.stack", {}, parts);
+}
+
 // Written only where it changed, so that screen readers and selections are left in peace.
 export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -6,7 +6,8 @@ import { read } from "./asking.js";
 import { LevelChart } from "./chart.js";
 import { commandRows } from "./commands.js";
 import { Controls, rights } from "./controls.js";
-import { h, order, put, Rows } from "./dom.js";
+import { h, order, put, Rows, stack } from "./dom.js";
+import { player } from "./evidence.js";
 import { listening } from "./listening.js";
 import { Meter } from "./meter.js";
 import { store } from "./store.js";
@@ -56,6 +57,13 @@ export function open(root, id) {
     ["says", "For", (one) => one.locations.map((place) => place.name || place.code).join("; ")],
     ["result", "Reception", (one) => h("span.pill", {}, one.confirmed ? "confirmed" : "unconfirmed")],
   ], "It has heard no alert yet.", (one) => ({ data: { outcome: one.confirmed ? "completed" : "expired" } }));
+  const recorded = new Rows("Recordings of it, the latest first", [
+    ["when", "Begun", (one) => time(one.begun_at)],
+    ["verb", "Of", (one) => `${one.kind === "alert" ? "an alert" : "all that sounds"}${one.injected ? ", a test" : ""}`],
+    ["took", "Long", (one) => (one.seconds ? span(one.seconds) : null)],
+    ["says", "Sound", (one) => sound(one)],
+    ["result", "Is", (one) => h("span.pill", {}, one.state)],
+  ], "Nothing of it is recorded.", (one) => ({ data: { outcome: one.state === "finished" ? "completed" : one.state === "failed" ? "failed" : "expired" } }));
   const says = h("p.rights", { role: "status" });
   const part = (name, rows) => h("section", {}, h("h2", {}, name), rows.root);
   const body = h("div.source");
@@ -67,7 +75,7 @@ export function open(root, id) {
     reason,
     h("div.now", {}, h("div.sound", {}, box, facts, chips, live), h("div.do", {}, controls.acts, controls.outcome, inject.root)),
     h("section", {}, h("div.heading", {}, h("h2", {}, "Level"), says, hours), chart.root),
-    h("div.panels", {}, part("Conditions", conditions), part("States", states), part("Commands", commands), part("Alerts heard", heard)),
+    h("div.panels", {}, stack(part("Conditions", conditions), part("Commands", commands), part("Recordings", recorded)), stack(part("States", states), part("Alerts heard", heard))),
   );
   const meter = new Meter(box);
   const listen = listening(id);
@@ -88,11 +96,12 @@ export function open(root, id) {
     const mine = (latest += 1);
     const path = `/api/audio/sources/${encodeURIComponent(id)}`;
     try {
-      const [levels, past, results, alerts] = await Promise.all([
+      const [levels, past, results, alerts, kept] = await Promise.all([
         read(`${path}/levels`, { hours: wanted }),
         read(`${path}/history`, { hours: wanted }),
         read("/api/commands", { source: id, limit: 20 }),
         read("/api/audio/alerts", { source: id, limit: 20 }),
+        read("/api/audio/recordings", { source: id, limit: 20 }),
       ]);
       if (mine !== latest) return;
       chart.show(levels.data, past.data.states);
@@ -100,11 +109,13 @@ export function open(root, id) {
       states.show(past.data.states, !past.stale);
       commands.show(results.data, !results.stale);
       heard.show(alerts.data, !alerts.stale);
+      // Whoever listens to one is left in peace.
+      if (![...recorded.root.querySelectorAll("audio")].some((one) => !one.paused)) recorded.show(kept.data, !kept.stale);
       put(says, "");
     } catch (error) {
       if (mine !== latest) return;
       put(says, error.message);
-      for (const rows of [conditions, states, commands, heard]) rows.root.classList.add("unknown");
+      for (const rows of [conditions, states, commands, heard, recorded]) rows.root.classList.add("unknown");
     }
     timer = setTimeout(ask, EVERY_MS);
   }
@@ -133,7 +144,7 @@ export function open(root, id) {
       chips.dataset.shows = JSON.stringify(found);
       chips.replaceChildren(...found.map(([kind, text]) => h("li.chip", { data: { is: kind } }, text)));
     }
-    order(live, [listen.show(view, !inDoubt), waterfall.show(!inDoubt)].filter(Boolean));
+    order(live, [listen.show(view, !inDoubt), waterfall.show(!inDoubt, view.rate)].filter(Boolean));
     hear();
   }
 
@@ -171,6 +182,12 @@ export function open(root, id) {
       may.close();
     },
   };
+}
+
+// A recording's player, or why there is none.
+function sound(recording) {
+  if (recording.state === "finished") return h("ul.evidence", {}, player(recording));
+  return recording.reason;
 }
 
 function wish(view, inDoubt) {

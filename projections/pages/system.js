@@ -1,7 +1,7 @@
 // What the station runs on: lanes and who owns them, Redis and its Sentinels, nodes and their clocks, breakers.
 
 import { read } from "./asking.js";
-import { h, put, Rows } from "./dom.js";
+import { h, put, Rows, stack } from "./dom.js";
 import { store } from "./store.js";
 import { moment, span } from "./times.js";
 import { bytes } from "./words.js";
@@ -59,7 +59,7 @@ export function open(root) {
   root.append(
     h("div.heading", {}, h("h1", {}, "System"), says),
     cards,
-    h("div.panels", {}, wide("Lanes", lanes), part("Sentinels", sentinels), part("Ingest nodes", nodes), part("Breakers", breakers)),
+    h("div.panels", {}, wide("Lanes", lanes), stack(part("Sentinels", sentinels)), stack(part("Ingest nodes", nodes), part("Breakers", breakers))),
     h("details.folds", {}, h("summary", {}, "Projections, by lane"), folds.root),
   );
   let timer = 0;

@@ -28,17 +28,18 @@ export function meterParts(small) {
       {},
       h("div", {}, h("dt", {}, small ? "RMS" : "RMS dBFS"), h("dd.rms", {}, "—")),
       h("div", {}, h("dt", {}, small ? "Peak" : "Peak dBFS"), h("dd.peak", {}, "—")),
-      small ? null : FIGURES.map(([name, title]) => h("div.more", { hidden: true, data: { figure: name } }, h("dt", {}, title), h("dd", {}, "—"))),
     ),
+    small ? null : h("dl.figures.more", { hidden: true }, FIGURES.map(([name, title]) => h("div", { data: { figure: name } }, h("dt", {}, title), h("dd", {}, "—")))),
   );
 }
 
 export function showFigures(meter, level) {
-  for (const more of meter.querySelectorAll(".more")) {
-    const figure = level?.[more.dataset.figure];
-    more.hidden = figure === undefined;
-    if (!more.hidden) put(more.lastChild, decibels(figure));
-  }
+  // A source whose node has no such meters has none here either: that is not −∞.
+  const measured = Number.isFinite(level?.range_lu);
+  const more = meter.querySelector(".more");
+  more.hidden = !measured;
+  if (!measured) return;
+  for (const one of more.children) put(one.lastChild, decibels(level[one.dataset.figure] ?? null));
 }
 
 export class Tile {

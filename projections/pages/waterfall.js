@@ -1,9 +1,9 @@
 // A waterfall: the spectrum of a source as it comes, the newest at the top; only while somebody looks.
 
 import { read } from "./asking.js";
-import { h } from "./dom.js";
+import { h, put } from "./dom.js";
 
-const ROWS = 160;
+const ROWS = 100;
 const BOTTOM = -100;
 const TRY_MS = 2000;
 const EVERY_MS = 250;
@@ -13,13 +13,15 @@ export class Waterfall {
   constructor(id) {
     this.id = id;
     this.canvas = h("canvas.waterfall", { role: "img", "aria-label": `Spectrum of ${id} over the last seconds, low frequencies left` });
-    this.root = h("figure.chartbox", {}, this.canvas, h("figcaption", {}, "Spectrum, the newest at the top"));
+    this.caption = h("figcaption");
+    this.root = h("figure.chartbox", {}, this.canvas, this.caption);
     this.seen = false;
     this.latest = "";
     this.timer = setTimeout(() => this.ask(), EVERY_MS);
   }
 
-  show(known) {
+  show(known, rate) {
+    put(this.caption, `Spectrum${rate ? ` from 0 to ${rate / 2000} kHz` : ""}, the newest at the top`);
     this.root.classList.toggle("unknown", !known);
     return this.seen ? this.root : null;
   }

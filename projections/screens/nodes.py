@@ -8,20 +8,20 @@ from typing import Any
 
 import msgspec
 
-from projections.heartbeats import DOWN_AFTER, breaker_standings, heartbeat_time
+from projections.heartbeats import DOWN_AFTER, breaker_standings, clock_offset, heartbeat_time
 from projections.scrape import Disk
 from projections.views import BreakerStandings
 from streams.connection import Link
 from streams.names import StationKeys
 
-FIELDS = ("time", "address", "version", "lanes", "sources", "breakers", "disk")
+FIELDS = ("time", "address", "version", "lanes", "sources", "breakers", "disk", "clock")
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """An ingest node. What its heartbeat does not say is None.
 
     `age_seconds` is since its last heartbeat, by Redis' clock; `clock_offset` by how many seconds its own
-    clock is ahead of that (negative: behind).
+    clock is ahead of that (negative: behind): as it measured, or an older version as its heartbeat shows.
     """
 
     name: str
@@ -58,10 +58,10 @@ def node(name: str, reply: Any, left: Any, at: datetime) -> NodeView:
         return NodeView(name=name)
     told = dict(zip(FIELDS, reply, strict=True))
     beat = heartbeat_time(told["time"])
-    age = offset = None
+    age, offset = None, clock_offset(told["clock"])
     if isinstance(left, int) and 0 <= left <= DOWN_AFTER * 1000:
         age = round(DOWN_AFTER - left / 1000, 3)
-        if beat is not None:
+        if beat is not None and offset is None:
             offset = round((beat - (at - timedelta(seconds=age))).total_seconds(), 3)
     return NodeView(
         name=name,

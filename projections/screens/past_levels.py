@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -22,7 +23,9 @@ class LevelSpan(msgspec.Struct, frozen=True, kw_only=True):
     """A source's level in one span from `at` (UTC) on: dBFS, None for digital silence throughout.
 
     `rms_dbfs` is the mean, `rms_least` and `rms_most` its extremes, `peak_dbfs` the highest peak;
-    `silent` is the share of measurements that were digital silence, from 0 to 1.
+    `silent` is the share of measurements that were digital silence, from 0 to 1. `loudness_lufs` is that of
+    the span by BS.1770's absolute gate alone, `momentary_lufs` and `true_peak_dbtp` are the highest; None
+    also where its node did not say.
     """
 
     at: datetime
@@ -31,6 +34,9 @@ class LevelSpan(msgspec.Struct, frozen=True, kw_only=True):
     rms_most: float | None
     peak_dbfs: float | None
     silent: float
+    loudness_lufs: float | None = None
+    momentary_lufs: float | None = None
+    true_peak_dbtp: float | None = None
 
 
 class PastLevels(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +63,10 @@ def past_levels(reads: Reads, source: str, hours: float) -> Envelope[PastLevels]
             func.max(levels.c.rms_most),
             func.max(levels.c.peak),
             func.sum(levels.c.silent),
+            func.sum(levels.c.loudness),
+            func.sum(levels.c.loud),
+            func.max(levels.c.momentary_most),
+            func.max(levels.c.true_peak),
         )
         .where(levels.c.source == source, levels.c.span == span, levels.c.at >= since)
         .group_by(levels.c.at)
@@ -67,15 +77,35 @@ def past_levels(reads: Reads, source: str, hours: float) -> Envelope[PastLevels]
         return [
             LevelSpan(
                 at=at,
-                rms_dbfs=round(10 * math.log10(power / float(count)), 2) if power > 0 and count else None,
+                rms_dbfs=_decibels(power, count),
                 rms_least=least,
                 rms_most=most,
                 peak_dbfs=peak,
                 silent=round(float(silent / count), 4) if count else 0.0,
+                loudness_lufs=_decibels(loudness, loud),
+                momentary_lufs=momentary,
+                true_peak_dbtp=true_peak,
             )
-            for at, power, count, least, most, peak, silent in connection.execute(wanted)
+            for (
+                at,
+                power,
+                count,
+                least,
+                most,
+                peak,
+                silent,
+                loudness,
+                loud,
+                momentary,
+                true_peak,
+            ) in connection.execute(wanted)
         ]
 
     found = reads.database(ask)
     data = PastLevels(span=span, since=since, until=until, levels=found)
     return envelope(data, "database", as_of=until, at=until)
+
+
+def _decibels(power: float, count: Any) -> float | None:
+    """The mean of so many powers; None where there is none."""
+    return round(10 * math.log10(power / float(count)), 2) if power > 0 and count else None
