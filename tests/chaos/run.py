@@ -142,11 +142,12 @@ class Run:
     def _suffer(self, number: int, fault: Fault) -> None:
         station, before = self._station, self._station.primary()
         time.sleep(self._draw.uniform(*CALM))
-        began = time.monotonic()
+        began = done = time.monotonic()
         record: dict[str, Any] = {"number": number, "fault": fault.name, "began": self._since(began)}
         try:
             record["detail"] = fault.do(station, self._draw)
-            record["ended"] = self._since(time.monotonic())
+            done = time.monotonic()
+            record["ended"] = self._since(done)
             station.whole(self._plan.patience)
             self._flows(time.monotonic())
         except Exception as error:
@@ -162,7 +163,7 @@ class Run:
             struck = station.struck
             taken = self._probe.first_after(struck, not_by=before)
             record["writable_again_seconds"] = round(taken - struck, 3) if taken else None
-            record["confirmed_again_seconds"] = self._confirmed_again(struck)
+            record["confirmed_again_seconds"] = self._confirmed_again(struck, done)
         self._note("fault", **record)
 
     def _flows(self, since: float) -> None:
@@ -176,9 +177,16 @@ class Run:
         self._told_yet += [Told(**record) for record in self._lines.more()]
         return self._told_yet
 
-    def _confirmed_again(self, at: float) -> float | None:
-        """From `at` until somebody was told of a command that was asked for after it."""
-        answers = [told.at for told in self._told() if told.began > at and told.outcome != "expired"]
+    def _confirmed_again(self, at: float, done: float) -> float | None:
+        """From `at` until somebody was told of a command that was asked for after it.
+
+        Not what the primary still did before it was dead: that was `done`.
+        """
+        answers = [
+            told.at
+            for told in self._told()
+            if told.began > at and told.at > done and told.outcome != "expired"
+        ]
         return round(min(answers) - at, 3) if answers else None
 
     def _unconfirmed(self, since: float, until: float) -> float:
