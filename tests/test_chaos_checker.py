@@ -43,7 +43,7 @@ def sound() -> History:
         rows=dict(rows),
         rebuilt=dict(rows),
         hearings={"a ZCZC": 1},
-        spooled=["n/1/1"],
+        spooled=[f"{LANE} n/1/1"],
         waiting={LANE: 0},
     )
 
@@ -164,7 +164,7 @@ def alert_twice(history: History) -> None:
 
 def spool_lost(history: History) -> None:
     """What lay in a spool never reached the log."""
-    history.spooled.append("n/1/2")
+    history.spooled.append(f"{LANE} n/1/2")
 
 
 def spool_twice(history: History) -> None:

@@ -159,8 +159,12 @@ def alerts_once(history: History) -> Iterator[str]:
 
 def spooled_once(history: History) -> Iterator[str]:
     """What a node spooled stands in the log once, whoever put it there; nothing spooled stands twice."""
+    # A node counts them by lane.
     stands = Counter(
-        str(fact.data["spool"]) for facts in history.log.values() for fact in facts if "spool" in fact.data
+        f"{lane} {fact.data['spool']}"
+        for lane, facts in history.log.items()
+        for fact in facts
+        if "spool" in fact.data
     )
     yield from (f"{id} was spooled and stands nowhere" for id in history.spooled if not stands[id])
     yield from (f"{id} was spooled once and stands {n} times" for id, n in stands.items() if n > 1)

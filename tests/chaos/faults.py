@@ -282,7 +282,7 @@ def spool_moves(station: Station, draw: random.Random) -> str:
         kept = [json.loads((spool / name).read_text()) for name in names]
     finally:
         station.stage.mend([was], outside)
-    station.spooled += [f"{one['node']}/{one['boot']}/{one['counter']}" for one in kept]
+    station.spooled += [f"{lane} {one['node']}/{one['boot']}/{one['counter']}" for one in kept]
     station.wait("an empty spool", lambda: not any((spool / name).exists() for name in names), 120)
     return f"{was}, lane {lane}, {len(kept)} facts heard while it was another's"
 

@@ -68,7 +68,7 @@ class Station:
         self._remotes: dict[str, Remote] = {}
         self._sentinels: dict[str, Connection] = {}
         self.spooled: list[str] = []
-        """The ids of facts that were seen in a node's spool."""
+        """The lanes and ids of facts that were seen in a node's spool."""
         self.stage = Stage(services, folder)
         self.names = [name for name, one in services.items() if not one.profiles]
 
