@@ -60,12 +60,17 @@ def as_told(history: History) -> Iterator[str]:
 
 
 def executed_once(history: History) -> Iterator[str]:
-    """No command logs the same kind of effect twice."""
+    """No owner logs the same kind of effect of a command twice.
+
+    What an owner had begun when it died, the next one does again: that is promised of results, not of doing.
+    """
     for lane, facts in history.log.items():
-        done = Counter(
-            (fact.command, fact.type) for fact in facts if fact.command and fact.type.startswith("source.")
-        )
-        yield from (f"{id} logged {type} {n} times in {lane}" for (id, type), n in done.items() if n > 1)
+        tenure, done = 0, Counter[tuple[int, str, str]]()
+        for fact in facts:
+            tenure += fact.type == "lane.acquired"
+            if fact.command and fact.type.startswith("source."):
+                done[tenure, fact.command, fact.type] += 1
+        yield from (f"{id} logged {type} {n} times in {lane}" for (_, id, type), n in done.items() if n > 1)
 
 
 def in_order(history: History) -> Iterator[str]:
