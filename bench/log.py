@@ -162,6 +162,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with servers(folder / "one", replicas=0) as (place, _):
         settings = load(place.settings, {})
         link = connect(settings.redis, "bench-log")
+        # Nobody archives or trims here: all of a log stays.
+        link.call("CONFIG", "SET", "maxmemory", 0)
         load_library(link)
         for index, length in enumerate(lengths):
             print(f"filling a log with {length:,} events", file=sys.stderr)
