@@ -128,6 +128,7 @@ def fill(settings: Settings, lengths: Sequence[int]) -> None:
         keys = StationKeys(settings.station.id).lane(lane_of(length))
         link.call("HSET", keys.head, "seq", at.seq, "hash", at.hash, "token", 1, "tokens", 1, *mark)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text("VACUUM ANALYZE archive"))
     engine.dispose()
     link.close()
