@@ -35,7 +35,8 @@ KEEP = 60
 """Seconds that events stay in Redis, so that a run has them trimmed (shipped: an hour)."""
 POSTGRES = ("postgres-1", "postgres-2")
 REDIS = ("redis-1", "redis-2", "redis-3")
-DISK = "64m"
+DISK = "256m"
+"""Of one Redis, to be filled by a fault; a long run writes its log anew with each full synchronisation."""
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 COMPOSE = ROOT / "docker-compose.sentinel.yml"
 SETTINGS = ROOT / "deploy" / "tocsin" / "station.toml"
