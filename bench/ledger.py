@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import msgspec
+from sqlalchemy import Engine
 
+from projections.archive import THE_ARCHIVE, keep
+from projections.store import enter
 from streams.audit import head_of, verify
 from streams.connection import Link
 from streams.drafts import Draft
@@ -19,6 +23,7 @@ from streams.messages import (
     SCHEMA,
     Durability,
     Event,
+    Logged,
     canonical,
     digest,
     new_command,
@@ -27,6 +32,7 @@ from streams.messages import (
 from streams.names import LaneKeys, StationKeys
 from streams.replay import stored
 from streams.settings import Settings
+from streams.tail import START, Position
 
 _COMMAND = new_command(
     station="station", lane="p0", source="bench-0", type="source.update", params={}, key="bench-hmac"
@@ -71,27 +77,45 @@ def drafts(count: int, start: int = 0) -> list[Draft]:
     return [draft(number, f"019a0000-0000-7000-8000-{number:012x}") for number in range(start, start + count)]
 
 
+def linked(drafts: Iterable[Draft], begun: datetime, every: timedelta = timedelta(0)) -> Iterator[Logged]:
+    """A lane's log from its first event on, so much time between two, each joined to the one before."""
+    previous = GENESIS
+    for seq, one in enumerate(drafts, 1):
+        at = begun + seq * every
+        event = Event(
+            seq=seq,
+            prev=previous,
+            token=1,
+            at=at,
+            logged_at=at,
+            node="bench",
+            type=one.type,
+            data=one.data,
+            schema=SCHEMA,
+            source=one.source,
+            command=one.command,
+        )
+        raw = canonical(event)
+        previous = digest(raw)
+        yield Logged(event, raw, previous)
+
+
 def chained(count: int) -> Iterator[tuple[bytes, str]]:
     """Bytes and hash of `count` events from the first of a log on."""
-    at, previous = now(), GENESIS
-    for seq, one in enumerate(drafts(count), 1):
-        raw = canonical(
-            Event(
-                seq=seq,
-                prev=previous,
-                token=1,
-                at=at,
-                logged_at=at,
-                node="bench",
-                type=one.type,
-                data=one.data,
-                schema=SCHEMA,
-                source=one.source,
-                command=one.command,
-            )
-        )
-        previous = digest(raw)
-        yield raw, previous
+    for one in linked(drafts(count), now()):
+        yield one.raw, one.hash
+
+
+def archive(engine: Engine, lane: str, log: Iterator[Logged]) -> Position:
+    """Archive a whole log, as the projections process does; where it ends."""
+    at = START
+    while batch := list(islice(log, 5000)):
+        with engine.begin() as connection:
+            keep(connection, lane, batch)
+        at = Position(batch[-1].event.seq, batch[-1].hash)
+    with engine.begin() as connection:
+        enter(connection, THE_ARCHIVE, lane, at)
+    return at
 
 
 def fill(link: Link, keys: LaneKeys, count: int) -> None:

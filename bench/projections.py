@@ -23,28 +23,25 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from bench.ledger import draft
+from bench.ledger import archive, draft, linked
 from bench.report import circumstances, document, tell_only_errors, write
 from bench.stage import servers
 from control.station import postgres as pg
 from control.station.ports import free_port
 from control.station.process import end
 from projections import rebuilds
-from projections.archive import THE_ARCHIVE, keep
 from projections.database import open_engine
 from projections.projection import ALL
 from projections.rebuild import Rebuilder
 from projections.runner import Runner
 from projections.schema import migrate
-from projections.store import enter
 from projections.tables import commands
 from streams.connection import Link, connect
 from streams.durability import replication_id
 from streams.library import load_library
-from streams.messages import GENESIS, SCHEMA, Event, Logged, canonical, digest, now
+from streams.messages import Logged, now
 from streams.names import StationKeys
 from streams.settings import PostgresSection, load
-from streams.tail import Position
 
 PASSWORD = "bench"
 LANE = "p0"
@@ -65,37 +62,9 @@ def database(folder: Path) -> Iterator[PostgresSection]:
 
 def results(count: int) -> Iterator[Logged]:
     """A log of which every event is a command's result, and so makes a row of its own."""
-    at, previous = now(), GENESIS
-    for seq in range(1, count + 1):
-        one = draft(2 * seq, f"019a0000-0000-7000-8000-{seq:012x}")
-        event = Event(
-            seq=seq,
-            prev=previous,
-            token=1,
-            at=at,
-            logged_at=at,
-            node="bench",
-            type=one.type,
-            data=one.data,
-            schema=SCHEMA,
-            source=one.source,
-            command=one.command,
-        )
-        raw = canonical(event)
-        previous = digest(raw)
-        yield Logged(event, raw, previous)
-
-
-def fill_archive(engine: Engine, count: int) -> None:
-    """Archive a log of `count` results."""
-    log, last = results(count), None
-    while batch := list(islice(log, 5000)):
-        with engine.begin() as connection:
-            keep(connection, LANE, batch)
-        last = batch[-1]
-    assert last is not None
-    with engine.begin() as connection:
-        enter(connection, THE_ARCHIVE, LANE, Position(last.event.seq, last.hash))
+    return linked(
+        (draft(2 * seq, f"019a0000-0000-7000-8000-{seq:012x}") for seq in range(1, count + 1)), now()
+    )
 
 
 def rebuild(engine: Engine, count: int) -> float:
@@ -218,7 +187,7 @@ def long_rebuild(folder: Path, count: int) -> dict[str, float]:
     with database(folder) as postgres:
         engine = open_engine(postgres, name="fill")
         migrate(engine)
-        fill_archive(engine, count)
+        archive(engine, LANE, results(count))
         engine.dispose()
         argv = (sys.executable, "-m", "bench.projections", "--alone", postgres.url, str(count))
         said = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
@@ -236,7 +205,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with database(folder / "one") as postgres:
         engine = open_engine(postgres, name="bench")
         migrate(engine)
-        fill_archive(engine, options.events)
+        archive(engine, LANE, results(options.events))
         for _ in range(options.rounds):
             folded = options.events / rebuild(engine, options.events)
             copied = options.events / raw_copy(engine, options.events)

@@ -30,12 +30,11 @@ from rich.table import Table
 from sqlalchemy import text
 
 from bench.archive import database
-from bench.ledger import Wrong, draft
+from bench.ledger import Wrong, archive, draft, linked
 from bench.report import circumstances, document, tell_only_errors, write
 from bench.stage import servers
 from control.station.folder import Folder
 from projections import rebuilds
-from projections.archive import THE_ARCHIVE, keep
 from projections.archive_reader import ArchiveReader
 from projections.database import open_engine
 from projections.fold_snapshots import Snapshots
@@ -45,13 +44,13 @@ from projections.past import Past, fold
 from projections.projection import ALL, COMMANDS
 from projections.rebuild import Rebuilder
 from projections.schema import migrate
-from projections.store import enter
 from streams.audit import verify
 from streams.connection import connect
+from streams.drafts import Draft
 from streams.durability import replication_id
 from streams.history import history, replayed
 from streams.library import load_library
-from streams.messages import GENESIS, SCHEMA, Event, Logged, canonical, digest
+from streams.messages import Event, Logged
 from streams.names import StationKeys
 from streams.settings import Settings, load
 from streams.tail import START, Position
@@ -74,30 +73,14 @@ FLAT = 1.10
 
 def events(count: int) -> Iterator[Logged]:
     """A lane's log from its first event on: its sources, then half results of commands, half facts."""
-    previous, at = GENESIS, BEGAN
-    for seq in range(1, count + 1):
-        one = draft(seq, f"019a0000-0000-7000-8000-{seq:012x}")
-        source, type, data, command = one.source, one.type, one.data, one.command
-        if seq <= SOURCES:
-            source, type, command = f"bench-{seq - 1}", "source.added", None
-            data = {"name": f"Receiver {seq}", "settings": {"kind": "stream", "url": f"http://radio/{seq}"}}
-        at += EVERY
-        event = Event(
-            seq=seq,
-            prev=previous,
-            token=1,
-            at=at,
-            logged_at=at,
-            node="bench",
-            type=type,
-            data=data,
-            schema=SCHEMA,
-            source=source,
-            command=command,
-        )
-        raw = canonical(event)
-        previous = digest(raw)
-        yield Logged(event, raw, previous)
+    return linked(map(_draft, range(1, count + 1)), BEGAN, EVERY)
+
+
+def _draft(seq: int) -> Draft:
+    if seq > SOURCES:
+        return draft(seq, f"019a0000-0000-7000-8000-{seq:012x}")
+    data = {"name": f"Receiver {seq}", "settings": {"kind": "stream", "url": f"http://radio/{seq}"}}
+    return Draft(type="source.added", source=f"bench-{seq - 1}", data=data)
 
 
 def lane_of(length: int) -> str:
@@ -114,15 +97,7 @@ def fill(settings: Settings, lengths: Sequence[int]) -> None:
     replid = replication_id(link)
     for length in lengths:
         print(f"archiving a lane of {length:,} events", file=sys.stderr)
-        log, last = events(length), None
-        while batch := list(islice(log, 5000)):
-            with engine.begin() as connection:
-                keep(connection, lane_of(length), batch)
-            last = batch[-1]
-        assert last is not None
-        at = Position(last.event.seq, last.hash)
-        with engine.begin() as connection:
-            enter(connection, THE_ARCHIVE, lane_of(length), at)
+        at = archive(engine, lane_of(length), events(length))
         # All of it is trimmed from Redis: the lane's head is what is left there.
         mark = ("wm_seq", at.seq, "wm_hash", at.hash, "wm_token", 1, "wm_replid", replid)
         keys = StationKeys(settings.station.id).lane(lane_of(length))

@@ -183,11 +183,6 @@ ALL = (
 )  # fmt: skip
 
 
-def concerned(projection: Projection, events: list[Logged]) -> set[str]:
-    """The ids of all rows that `events` may change."""
-    return {key for logged in events if (key := projection.concerns(logged.event)) is not None}
-
-
 def take(projection: Projection, rows: dict[str, Any], key: str, logged: Logged) -> None:
     """Fold one event, which concerns `key`, into `rows`; where the fold raises, nothing is changed."""
     before = rows.get(key)

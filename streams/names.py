@@ -14,7 +14,6 @@ NODE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 STATION_LANE = "station"
 FLOATING_KINDS = frozenset({"stream"})
-WIRED_KINDS = frozenset({"file", "device", "pipe"})
 
 
 class InvalidName(ValueError):

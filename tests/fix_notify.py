@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,7 @@ from projections.notify.delivery import HEADER, load
 from projections.notify.keeping import LIVE
 from projections.notify.sender import Sender
 from projections.tables import episodes, heartbeats, marks, notifications
-from streams.messages import Event, Logged, canonical, digest, now
+from streams.messages import now
 from streams.notices import NotifySection, Rule, Target
 from tests.fix_projections import LANE, Chain, Yard
 
@@ -143,26 +143,8 @@ class NowChain(Chain):
         super().__init__()
         self.ago = ago
 
-    def event(self, type: str, source: str = "", command: str | None = None, /, **data: Any) -> Logged:
-        at = now() - timedelta(seconds=self.ago)
-        event = Event(
-            seq=self.seq + 1,
-            prev=self.hash,
-            token=1,
-            at=at,
-            logged_at=at,
-            node="local",
-            type=type,
-            source=source,
-            command=command,
-            data=data,
-            schema=1,
-        )
-        raw = canonical(event)
-        logged = Logged(event, raw, digest(raw))
-        self.seq, self.hash = event.seq, logged.hash
-        self.events.append(logged)
-        return logged
+    def moment(self) -> datetime:
+        return now() - timedelta(seconds=self.ago)
 
 
 class Bell:

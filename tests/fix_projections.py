@@ -36,14 +36,14 @@ class Chain:
         self.events: list[Logged] = []
 
     def event(self, type: str, source: str = "", command: str | None = None, /, **data: Any) -> Logged:
-        """The lane's next event; it happens one second after the one before."""
-        at = EPOCH + timedelta(seconds=self.seq)
+        """The lane's next event."""
+        at = self.moment()
         event = Event(
             seq=self.seq + 1,
             prev=self.hash,
             token=1,
             at=at,
-            logged_at=at,
+            logged_at=max(at, self.events[-1].event.logged_at) if self.events else at,
             node="local",
             type=type,
             source=source,
@@ -56,6 +56,10 @@ class Chain:
         self.seq, self.hash = event.seq, logged.hash
         self.events.append(logged)
         return logged
+
+    def moment(self) -> datetime:
+        """When the next event happens: one second after the one before."""
+        return EPOCH + timedelta(seconds=self.seq)
 
 
 class Scribe:

@@ -27,7 +27,7 @@ from projections.tables import levels
 from streams.connection import Unreachable, connect
 from streams.library import load_library
 from streams.looking import looked_at
-from streams.messages import Event, Level, Logged, canonical, digest, now
+from streams.messages import Level, canonical, now
 from streams.names import STATION_LANE
 from streams.readings import Readings
 from streams.settings import PostgresSection, RedisSection, load
@@ -53,18 +53,8 @@ class Calendar(Chain):
 
     at: datetime | None = None
 
-    def event(self, type: str, source: str = "", command: str | None = None, /, **data: Any) -> Logged:
-        at = self.at or now()
-        logged_at = max(at, self.events[-1].event.logged_at) if self.events else at
-        event = Event(
-            seq=self.seq + 1, prev=self.hash, token=1, at=at, logged_at=logged_at, node="local", type=type,
-            source=source, command=command, data=data, schema=1,
-        )  # fmt: skip
-        raw = canonical(event)
-        logged = Logged(event, raw, digest(raw))
-        self.seq, self.hash = event.seq, logged.hash
-        self.events.append(logged)
-        return logged
+    def moment(self) -> datetime:
+        return self.at or now()
 
 
 class Talk:

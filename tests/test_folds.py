@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from projections.folds import commands, sources
 from projections.folds.commands import CommandRow
 from projections.folds.sources import SourceRow
-from projections.projection import ALL, SOURCES, concerned, fold_all
+from projections.projection import ALL, SOURCES, fold_all
 from streams.messages import Logged, canonical
 from tests.fix_projections import EPOCH, Chain, folded
 
@@ -99,7 +99,7 @@ def test_any_split_into_batches_gives_the_same_rows(steps: Any, sizes: list[int]
         rest = events
         for size in [*sizes, len(events) + 1]:
             batch, rest = rest[:size], rest[size:]
-            ids = concerned(projection, batch)
+            ids = {key for one in batch if (key := projection.concerns(one.event)) is not None}
             after = fold_all(projection, {key: kept[key] for key in ids if key in kept}, batch)
             ended = after.keys() - ids
             assert not ended if projection.ended is None else not ended & kept.keys()
