@@ -18,7 +18,7 @@ from ingest.backlog import Backlog
 from ingest.chain import Chain
 from ingest.equipment import Equipment
 from ingest.evidence import Evidence
-from ingest.file_source import SourceFailed
+from ingest.file_source import BLOCK_SECONDS, SourceFailed
 from ingest.inputs import Inputs
 from ingest.listener import Noted
 from ingest.pace import Clock, clock
@@ -182,6 +182,8 @@ class Capture:
                 held = (pause or 0.0) > 0.0
                 if pause is not None:
                     self._stopping.wait(pause)
+                while audio.pace == "fast" and chain.full and not self._stopping.wait(BLOCK_SECONDS):
+                    pass  # it can wait, so that all of it is measured
         finally:
             audio.close()
             if chain is not None:

@@ -40,6 +40,11 @@ class Chain:
         """Seconds of audio that went through the decoder."""
         return self._listener.decoded
 
+    @property
+    def full(self) -> bool:
+        """Whether the meters are so far behind that they would leave out what comes next."""
+        return self._gauge is not None and self._gauge.full
+
     def add(self, block: Block, waiting: Waiting | None = None, title: str | None = None) -> None:
         """Take the newest block, shape (frames, channels); it must not be changed afterwards.
 

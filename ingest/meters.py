@@ -79,9 +79,14 @@ class Gauge:
         self.drift: float | None = None
         self._buffered = self._full = self._filled = self._dropped = self._dropped_before = 0.0
 
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be measured that no more is taken."""
+        return self._added - self._taken > HELD * self.rate
+
     def add(self, block: Block) -> None:
         """Take a block in; it must not be changed afterwards."""
-        if self._added - self._taken > HELD * self.rate:
+        if self.full:
             self.unmetered += len(block)
             return
         self._pending.append((block, self._full, self.title))
@@ -135,11 +140,8 @@ class Gauge:
 
     @property
     def dropped(self) -> float:
-        """Seconds that were thrown away, by the source or because the meters did not keep up.
-
-        Of a source that is read as fast as possible more comes than meters can take; nothing is lost by that.
-        """
-        return self._dropped + (self.unmetered / self.rate if self.live else 0.0)
+        """Seconds that were thrown away, by the source or because the meters did not keep up."""
+        return self._dropped + self.unmetered / self.rate
 
     def dropping(self, seconds: float) -> bool:
         """Whether audio is thrown away, asked after each `seconds`: a lost second is said for a second."""

@@ -6,6 +6,7 @@ node-1 … node-3 lead at first; node-4 … node-6 follow them, in this order.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -151,7 +152,11 @@ class Cluster:
 
     def wait_until_whole(self, timeout: float = 45.0) -> None:
         """Wait until all nodes agree, every slot is served and every primary has its replica in sync."""
-        eventually(self._whole, "a whole cluster", timeout)
+        deadline = time.monotonic() + timeout
+        while lack := self._lacks():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not a whole cluster within {timeout:.0f} s: {lack}")
+            time.sleep(0.05)
 
     def start(self) -> None:
         """Start all six, make them a cluster and wait until it is whole."""
@@ -215,14 +220,15 @@ class Cluster:
             owners |= {self.named(node[1]) for first, last, node, *_ in ranges if first <= slot <= last}
         return owners
 
-    def _whole(self) -> bool:
+    def _lacks(self) -> str:
+        """What keeps it from being whole; empty where nothing does."""
         for name in self.NAMES:
             try:
                 state, nodes = ask_all(
                     self.port(name), self.password, ("CLUSTER", "INFO"), ("CLUSTER", "NODES"), timeout=1
                 )
-            except (NoAnswer, Refused):
-                return False
+            except (NoAnswer, Refused) as error:
+                return f"{name}: {error}"
             lines = [line.split() for line in nodes.splitlines()]
             leaders = [line for line in lines if "master" in line[2] and len(line) > 8]
             followers = {line[3] for line in lines if "slave" in line[2]}
@@ -233,8 +239,8 @@ class Cluster:
                 or followers != {line[0] for line in leaders}
                 or len(leaders) != PRIMARIES
             ):
-                return False
-        return all(self._in_sync(name) for name in self.NAMES)
+                return f"{name} sees\n{state}\n{nodes}"
+        return next((f"{name} is not in sync" for name in self.NAMES if not self._in_sync(name)), "")
 
     def _in_sync(self, name: str) -> bool:
         try:

@@ -272,13 +272,10 @@ def test_clipping_that_goes_on_is_a_condition() -> None:
 
 
 def test_a_second_that_was_thrown_away_is_a_condition() -> None:
-    """Lost by the source or at the meters: a second in all is one, half of one is not.
-
-    What the meters leave out of a file that is read as fast as possible is not lost.
-    """
-    for lost, live, opened in ((1.0, True, [{"buffer"}]), (0.5, True, []), (1.0, False, [])):
+    """Lost by the source or at the meters: a second in all is one, half of one is not."""
+    for lost, opened in ((1.0, [{"buffer"}]), (0.5, [])):
         meters, watched = Meters(), list[Mapping[MeasuredKind, str]]()
-        gauge = meters.gauge("s", 8000, 1, live=live, put=lambda level: None, watch=watched.append)
+        gauge = meters.gauge("s", 8000, 1, put=lambda level: None, watch=watched.append)
         gauge.buffer(0.2, 2.0, lost / 2)
         gauge.unmetered = round(lost / 2 * 8000)
         for _ in range(20):
