@@ -12,7 +12,7 @@ WORKERS ?= 3
 ARGS ?=
 # What depends most on which server it is; all of it: REDIS_TESTS="tests/test_streams_*.py tests/test_faults*.py"
 REDIS_TESTS ?= $(patsubst %,tests/test_streams_%.py,functions log submit durability failover) \
-	tests/test_faults.py tests/test_station_servers.py
+	tests/test_faults.py tests/test_station_servers.py tests/test_streams_server_check.py tests/test_doctor_checks.py
 # How often `make schedules` plays each.
 ROUNDS ?= 5
 # What `make chaos` plays, and for how many seconds `make chaos-short` may take in all.

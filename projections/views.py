@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from projections.folds.commands import CommandRow
 from streams import breaker
 from streams.breaker import Dependency
 from streams.readings import Meters
@@ -77,25 +78,10 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     decoder: DecoderView | None = None
 
 
-class CommandView(msgspec.Struct, frozen=True, kw_only=True):
-    """A command and what became of it; `seq` is its result event in `lane`. Times are UTC."""
+class CommandView(CommandRow, frozen=True, kw_only=True):
+    """A command and what became of it, with its lane."""
 
-    id: str
     lane: str
-    source: str
-    type: str
-    key: str
-    sequence: int
-    outcome: str
-    state: str | None
-    reason: str | None
-    field: str | None
-    by: str | None
-    detail: str | None
-    issued_at: datetime | None
-    received_at: datetime | None
-    finished_at: datetime
-    seq: int
 
 
 class Envelope(msgspec.Struct, Generic[Data], frozen=True, kw_only=True):

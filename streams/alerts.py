@@ -31,16 +31,14 @@ class AlertBurst(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     injected: bool = False
 
 
-class AlertReceived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`alert.received`: a message. What its header says is None where that cannot be read.
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a header says; None where that cannot be read. Times are UTC.
 
-    `hearing` names this reception for ever, also where it is reported twice. `locations` are PSSCCC, `places`
-    what they name (None: unknown). `problems` say where the header breaks 47 CFR 11.31. `confirmed`
-    speaks of reception alone: `bursts` agreed, or together they are certain enough (`confidence`, 0
-    to 1); `voted` where no two of them were alike.
+    `locations` are the codes (PSSCCC) in their order, `places` what each names (None: unknown).
+    `valid_minutes` counts from `issued_at`; `expires_at` is their sum, the purge time. `station` is
+    who sent it, without the blanks that fill it up. `problems` say what is not as the rules have it.
     """
 
-    hearing: str
     header: str
     originator: str | None
     originator_name: str | None
@@ -53,6 +51,17 @@ class AlertReceived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     expires_at: datetime | None
     station: str | None
     problems: tuple[str, ...]
+
+
+class AlertReceived(Header, frozen=True, kw_only=True, omit_defaults=True):
+    """`alert.received`: a message, and how it was received.
+
+    `hearing` names this reception for ever, also where it is reported twice. `problems` say where the header
+    breaks 47 CFR 11.31. `confirmed` speaks of reception alone: `bursts` agreed, or together they are certain
+    enough (`confidence`, 0 to 1); `voted` where no two of them were alike.
+    """
+
+    hearing: str
     bursts: int
     confidence: float
     confirmed: bool

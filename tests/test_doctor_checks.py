@@ -26,7 +26,7 @@ from streams.names import StationKeys
 from streams.settings import PostgresSection, RedisSection, Settings
 from tests.fix_cli import Terminal, made_folder
 from tests.fix_projections import LANE, Scribe, Yard
-from tests.fix_servers import Trio, eventually
+from tests.fix_servers import IS_REDIS_7_0, Trio, eventually
 from tests.fix_web import Web
 from tests.test_faults import HARMS, Harmed
 
@@ -68,10 +68,11 @@ def only(findings: Iterator[Finding]) -> Finding:
 
 
 def test_a_primary_that_is_well(valkey: RedisSection) -> None:
-    """Its address, product and version are told."""
+    """Its address, product and version are told, and a durability that it does not have."""
     found = looked(valkey)
     assert found.verdict == "ok"
-    assert "valkey" in found.told
+    assert ("redis" if IS_REDIS_7_0 else "valkey") in found.told
+    assert ("no WAITAOF" in found.told) is IS_REDIS_7_0
 
 
 def test_nobody_listens() -> None:
@@ -163,7 +164,7 @@ def test_functions_that_are_missing_or_old(link: Link) -> None:
     assert only(functions(link, Settings())).verdict == "ok"
     link.call("FUNCTION", "FLUSH")
     missing = only(functions(link, Settings()))
-    other = "#!lua name=tocsin\nserver.register_function{function_name='tocsin_version', "
+    other = "#!lua name=tocsin\nredis.register_function{function_name='tocsin_version', "
     link.call("FUNCTION", "LOAD", other + "callback=function() return 'another' end, flags={'no-writes'}}")
     old = only(functions(link, Settings()))
     link.call("FUNCTION", "FLUSH")

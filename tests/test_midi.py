@@ -104,7 +104,7 @@ def test_a_sweep_is_a_few_commands_and_ends_where_the_hand_did(moves: list[tuple
         faders.move("f", value, at)
     until(at + SETTLED + AT_MOST_EVERY + 0.1)
     assert due[-1][1] == moves[-1][1]
-    assert not faders.is_moving("f")
+    assert not list(faders.due(at + 60)), "a position of it is still held"
     swept = sum(pause for pause, _ in moves[1:])
     rests = sum(pause > SETTLED for pause, _ in moves[1:])
     assert len(due) <= swept / AT_MOST_EVERY + rests + 2

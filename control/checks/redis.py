@@ -27,7 +27,10 @@ def redis(link: Link, section: RedisSection) -> Finding:
     except ResponseError as error:
         return trouble("redis", f"{link.address}: {error}", FAULTS["NOPERM"].next)
     version = ".".join(map(str, server.version))
-    return ok("redis", f"primary {link.address}, {server.product} {version}, settings as needed")
+    told = f"primary {link.address}, {server.product} {version}, settings as needed"
+    if not server.waits_for_disks:
+        told += "; durability `disk` is not to be had: it has no WAITAOF (Redis 7.2, Valkey 8)"
+    return ok("redis", told)
 
 
 def _next(error: Unreachable, section: RedisSection) -> str:

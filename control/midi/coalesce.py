@@ -47,10 +47,6 @@ class Coalescer(Generic[Fader]):
                 del self._told[fader]
         return due
 
-    def is_moving(self, fader: Fader) -> bool:
-        """Whether a position of it is still held."""
-        return fader in self._moving
-
     def forget(self) -> None:
         """Whoever moved is gone: nothing of it is wished for any more."""
         self._moving.clear()

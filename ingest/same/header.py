@@ -10,9 +10,8 @@ import re
 from calendar import isleap
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
 from ingest.same.names import event_name, originator_name, place_name
+from streams.alerts import Header
 
 MOST_LOCATIONS = 31
 LONGEST_QUARTERS = 60
@@ -24,28 +23,6 @@ _LOCATION = re.compile(r"[0-9]{6}")
 _VALIDITY = re.compile(r"([0-9]{2})([0-5][0-9])")
 _TIME = re.compile(r"([0-9]{3})([01][0-9]|2[0-3])([0-5][0-9])")
 _STATION = re.compile(r"[ -,./0-~]{8}")
-
-
-class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a header says; None where that cannot be read. Times are UTC.
-
-    `locations` are the codes (PSSCCC) in their order, `places` what each names (None: unknown).
-    `valid_minutes` counts from `issued_at`; `expires_at` is their sum, the purge time. `station` is
-    who sent it, without the blanks that fill it up. `problems` say what is not as the rules have it.
-    """
-
-    header: str
-    originator: str | None
-    originator_name: str | None
-    event: str | None
-    event_name: str | None
-    locations: tuple[str, ...]
-    places: tuple[str | None, ...]
-    valid_minutes: int | None
-    issued_at: datetime | None
-    expires_at: datetime | None
-    station: str | None
-    problems: tuple[str, ...]
 
 
 def parse(text: str, now: datetime) -> Header:

@@ -13,9 +13,9 @@ from ingest.file_source import SourceFailed
 from ingest.listener import LOWEST_RATE, mono
 from ingest.recording import Recording
 from ingest.same.decoder import Decoder
-from ingest.same.header import Header, parse
+from ingest.same.header import parse
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard, ToneHeard
-from streams.alerts import Tone
+from streams.alerts import Header, Tone
 
 AT_ONCE = 4.5
 """Seconds that are decoded together: four times as fast as in pieces of a tenth of a second."""
