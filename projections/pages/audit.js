@@ -23,7 +23,7 @@ export function open(root) {
     ["number", "Archived up to", (one) => `event ${one.archived}`],
     ["when", "Looked at", (one) => (one.checked_at ? time(one.checked_at) : null)],
     ["when", "All of it at", (one) => (one.whole_at ? time(one.whole_at) : null)],
-    ["says", "Fault", (one) => one.fault ?? "none"],
+    ["says", "Fault", (one) => one.fault ?? "no fault"],
     ["key", "Hash", (one) => h("code", { title: one.hash }, one.hash.slice(0, 12))],
   ], "Waiting for the station…", (one) => ({ data: { is: one.fault ? "bad" : "" } }));
   const slider = h("input", { type: "range", id: "slider", min: "0", max: String(STEPS), value: String(STEPS), step: "1", "aria-label": "Moment to look at" });
