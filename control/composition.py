@@ -137,12 +137,11 @@ def _devices() -> list[dict[str, Any]]:
     from msgspec import to_builtins
 
     from control.cli.trouble import Trouble
-    from ingest.device_source import devices
-    from ingest.file_source import SourceFailed
+    from ingest.decoding.card import NoCard, cards
 
     try:
-        found: list[dict[str, Any]] = to_builtins(devices())
-    except SourceFailed as error:
+        found: list[dict[str, Any]] = to_builtins(cards())
+    except NoCard as error:
         raise Trouble("sound cards cannot be listed", why=str(error)) from None
     return found
 

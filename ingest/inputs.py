@@ -57,7 +57,7 @@ class Inputs:
             case PipeSettings():
                 return PipeSource(settings.pipe, self._section(settings.pipe), self._fetch.give_up_after)
             case DeviceSettings():
-                return DeviceSource(settings, self._fetch.give_up_after)
+                return DeviceSource(settings, self._fetch.give_up_after, self._nursery)
             case StreamSettings():
                 # Its signal path is where it is decoded: what leaves there is less, and on another core.
                 return StreamSource(settings, self._fence, self._fetch, self._nursery)

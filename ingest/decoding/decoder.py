@@ -17,7 +17,7 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from ingest.decoding.border import Border
-from ingest.decoding.wire import AUDIO, FAILED, FORMAT, Format, Task, packed
+from ingest.decoding.wire import AUDIO, BLOCK_SECONDS, FAILED, FORMAT, Format, Task, packed
 from ingest.decoding.words import printable
 from ingest.signal_path import SignalPath
 
@@ -33,7 +33,6 @@ OPTIONS = {
 RTP_OPTIONS = {"protocol_whitelist": "rtp,udp", "format_whitelist": "sdp,rtp,rtsp"}
 BUFFER = 4096
 """Bytes that FFmpeg reads at a time: few, so that a slow stream is heard soon."""
-BLOCK_SECONDS = 0.1
 POUR_SECONDS = BLOCK_SECONDS / 2
 GIVE_UP = 2 * 1024 * 1024
 """Bytes without any audio in them after which they are no audio."""

@@ -18,8 +18,9 @@ from contextlib import suppress
 
 import msgspec
 
+from ingest.decoding.card import capture
 from ingest.decoding.decoder import decode
-from ingest.decoding.wire import WELL, Task
+from ingest.decoding.wire import WELL, CardTask, Task
 
 MOST_BYTES = 65_536
 DEATH_SIGNAL = 1
@@ -64,7 +65,7 @@ def _fork(control: socket.socket, data: bytes, pipes: list[int], children: dict[
             control.close()
             for other in (ending, *children.values()):
                 os.close(other)
-            code = decode(source, target, msgspec.json.decode(data, type=Task))
+            code = _work(source, target, msgspec.json.decode(data, type=Task | CardTask))
         finally:
             os._exit(code)
     os.close(source)
@@ -73,6 +74,12 @@ def _fork(control: socket.socket, data: bytes, pipes: list[int], children: dict[
     handle = os.pidfd_open(child)
     socket.send_fds(control, [str(child).encode()], [handle])
     os.close(handle)
+
+
+def _work(source: int, target: int, task: Task | CardTask) -> int:
+    if isinstance(task, CardTask):
+        return capture(target, task)
+    return decode(source, target, task)
 
 
 def _reap(children: dict[int, int]) -> None:

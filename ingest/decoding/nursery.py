@@ -1,4 +1,4 @@
-"""The node's side of decoding processes: starting them, feeding them, hearing from them, ending them."""
+"""The node's side of processes that hear: starting them, feeding them, hearing from them, ending them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.backlog import NOTHING, Waiting, capacity, unread
-from ingest.decoding.wire import AUDIO, FAILED, FORMAT, HEAD, MOST, WELL, Format, Task
+from ingest.decoding.wire import (
+    AUDIO,
+    FAILED,
+    FORMAT,
+    HEAD,
+    LOST,
+    MOST,
+    SECONDS,
+    WELL,
+    CardTask,
+    Format,
+    Task,
+)
 from ingest.file_source import SourceFailed
 
 READ = 65_536
@@ -30,14 +43,15 @@ Samples = NDArray[np.float32]
 
 
 class Decoder:
-    """One decoding process. It is fed by one thread and heard by another.
+    """One process that decodes, or listens to a card. It is fed by one thread and heard by another.
 
-    `format` is what it said last of what it decodes.
+    `format` is what it said last of what it hears.
     """
 
     def __init__(self, pid: int, handle: int, source: int, target: int, ending: int) -> None:
         self.pid = pid
         self.format: Format | None = None
+        self._lost = 0.0
         self._handle = handle
         self._source = source
         self._target = target
@@ -74,12 +88,12 @@ class Decoder:
 
     @property
     def waiting(self) -> Waiting:
-        """What it has decoded and nobody has read. Nothing is thrown away: who sends waits."""
+        """What it has heard and nobody has read, and what it says was lost. Who sends to a decoder waits."""
         if self.format is None or self._closing.is_set():
             return NOTHING
         second = 4 * self.format.channels * self.format.rate
         waiting = unread(self._target) + len(self._buffer)
-        return Waiting(seconds=waiting / second, most=self._room / second)
+        return Waiting(seconds=waiting / second, most=self._room / second, dropped=self._lost)
 
     def blocks(self) -> Iterator[Samples]:
         """What it decodes; an empty block where nothing came for a while. Ends when it has ended well.
@@ -118,7 +132,7 @@ class Decoder:
         if len(self._buffer) < HEAD.size:
             return None
         kind, length = HEAD.unpack_from(self._buffer)
-        if length > MOST or kind not in (FORMAT, AUDIO, FAILED):
+        if length > MOST or kind not in (FORMAT, AUDIO, LOST, FAILED):
             raise SourceFailed("its decoder talks nonsense")
         end = HEAD.size + length
         if len(self._buffer) < end:
@@ -131,8 +145,11 @@ class Decoder:
         if kind == FAILED:
             raise SourceFailed(body.decode(errors="replace")[:300])
         try:
-            self.format = msgspec.json.decode(body, type=Format)
-        except msgspec.DecodeError:
+            if kind == LOST:
+                (self._lost,) = SECONDS.unpack(body)
+            else:
+                self.format = msgspec.json.decode(body, type=Format)
+        except (msgspec.DecodeError, struct.error):
             raise SourceFailed("its decoder talks nonsense") from None
 
     def _samples(self, body: bytes) -> Samples:
@@ -161,8 +178,8 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def start(self, task: Task) -> Decoder:
-        """A new decoding process. Raises SourceFailed."""
+    def start(self, task: Task | CardTask) -> Decoder:
+        """A new process for it. Raises SourceFailed."""
         with self._lock:
             try:
                 return self._start(task)
@@ -179,7 +196,7 @@ class Nursery:
         with self._lock:
             self._end()
 
-    def _start(self, task: Task) -> Decoder:
+    def _start(self, task: Task | CardTask) -> Decoder:
         control = self._begun()
         theirs_in, ours_in = os.pipe2(os.O_CLOEXEC)
         ours_out, theirs_out = os.pipe2(os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""What a decoding process tells the node: the format, audio, and why it ends, each with its length."""
+"""What a process that hears tells the node: format, audio, losses, why it ends; each with its length."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 HEAD = struct.Struct("<cI")
-FORMAT, AUDIO, FAILED = b"F", b"A", b"E"
+FORMAT, AUDIO, LOST, FAILED = b"F", b"A", b"L", b"E"
+SECONDS = struct.Struct("<d")
+"""What LOST holds: how much audio was lost so far."""
 MOST = 4 * 1024 * 1024
 """Bytes in one message: a tenth of a second of 64 channels at 192 kHz is more than that, and refused."""
+
+BLOCK_SECONDS = 0.1
+"""Of one AUDIO; the last may be shorter."""
 
 WELL = "well"
 """How a decoding process has ended that came to the end of its work."""
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What to decode, and what to make of it; `sdp` instead of bytes that come through a pipe."""
 
     gain_db: float | UnsetType = UNSET
     channel: int | Literal["mix"] | UnsetType = UNSET
     rate: int | UnsetType = UNSET
     sdp: str = ""
+
+
+class CardTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What sound card to listen to: its name, and the rate in Hz and the channels to ask of it."""
+
+    device: str
+    rate: int | UnsetType = UNSET
+    channels: int | UnsetType = UNSET
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
