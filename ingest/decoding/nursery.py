@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.backlog import NOTHING, Waiting, capacity, unread
-from ingest.decoding.wire import AUDIO, FAILED, FORMAT, HEAD, MOST, WELL, Format, Task
+from ingest.decoding.wire import AUDIO, FAILED, FORMAT, HEAD, LOST, MOST, SECONDS, WELL, Format, Task
 from ingest.file_source import SourceFailed
 
 READ = 65_536
@@ -43,6 +44,7 @@ class Decoder:
         self._target = target
         self._ending = ending
         self._buffer = bytearray()
+        self._lost = 0.0
         self._closing = threading.Event()
         self._fed = threading.Lock()
         self._room = capacity(target)
@@ -74,12 +76,13 @@ class Decoder:
 
     @property
     def waiting(self) -> Waiting:
-        """What it has decoded and nobody has read. Nothing is thrown away: who sends waits."""
+        """What it has decoded and nobody has read. Nothing is thrown away, for who sends waits; what is
+        received as packets may be lost before it is here."""
         if self.format is None or self._closing.is_set():
             return NOTHING
         second = 4 * self.format.channels * self.format.rate
         waiting = unread(self._target) + len(self._buffer)
-        return Waiting(seconds=waiting / second, most=self._room / second)
+        return Waiting(seconds=waiting / second, most=self._room / second, dropped=self._lost)
 
     def blocks(self) -> Iterator[Samples]:
         """What it decodes; an empty block where nothing came for a while. Ends when it has ended well.
@@ -118,7 +121,7 @@ class Decoder:
         if len(self._buffer) < HEAD.size:
             return None
         kind, length = HEAD.unpack_from(self._buffer)
-        if length > MOST or kind not in (FORMAT, AUDIO, FAILED):
+        if length > MOST or kind not in (FORMAT, AUDIO, FAILED, LOST):
             raise SourceFailed("its decoder talks nonsense")
         end = HEAD.size + length
         if len(self._buffer) < end:
@@ -130,6 +133,9 @@ class Decoder:
     def _told(self, kind: bytes, body: bytes) -> None:
         if kind == FAILED:
             raise SourceFailed(body.decode(errors="replace")[:300])
+        if kind == LOST:
+            self._lost = _seconds(body)
+            return
         try:
             self.format = msgspec.json.decode(body, type=Format)
         except msgspec.DecodeError:
@@ -144,6 +150,14 @@ class Decoder:
         if _ready(self._ending, select.POLLIN, LAST_WORD):
             return os.read(self._ending, 200).decode() or "together with the process that starts them"
         return "nobody knows how"
+
+
+def _seconds(body: bytes) -> float:
+    """Raises SourceFailed."""
+    seconds = SECONDS.unpack(body)[0] if len(body) == SECONDS.size else math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise SourceFailed("its decoder talks nonsense")
+    return float(seconds)
 
 
 def _ready(pipe: int, event: int, seconds: float) -> bool:

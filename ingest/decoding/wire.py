@@ -1,4 +1,4 @@
-"""What a decoding process tells the node: the format, audio, and why it ends, each with its length."""
+"""What a decoding process tells the node: the format, audio, what was lost, and why it ends, each with its length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 HEAD = struct.Struct("<cI")
-FORMAT, AUDIO, FAILED = b"F", b"A", b"E"
+FORMAT, AUDIO, FAILED, LOST = b"F", b"A", b"E", b"L"
+SECONDS = struct.Struct("<d")
+"""How much audio was lost on its way, so far."""
 MOST = 4 * 1024 * 1024
 """Bytes in one message: a tenth of a second of 64 channels at 192 kHz is more than that, and refused."""
 
