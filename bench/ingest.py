@@ -114,7 +114,7 @@ class Client:
 
 
 def begin(settings: Settings, key: Key, wanted: Sequence[dict[str, Any]]) -> None:
-    """Add and start the sources, several at once: a stream has started once it is heard, which takes a second."""
+    """Add and start the sources, several at once: a stream has started once it is heard, a second later."""
     local = threading.local()
 
     def one(number: int) -> None:

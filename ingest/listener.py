@@ -96,7 +96,8 @@ class Listener:
         try:
             if self._decoder is None:
                 self._decoder, self._begun = Decoder(self._rate), self._read - frames / self._rate
-            samples = mono(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
+            together: Block = np.concatenate(blocks)
+            samples = mono(together)
             with TURN:
                 heard = self._decoder.feed(samples)
         except Exception:  # the capture goes on without it; that nothing is decoded is watched elsewhere

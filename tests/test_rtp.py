@@ -32,7 +32,7 @@ RATE, PACKET = 44_100, 441
 
 @contextmanager
 def sending(port: int, lost: Container[int] = ()) -> Iterator[None]:
-    """A tone of 700 Hz as L16 (payload 11) meanwhile, a packet each hundredth of a second but those `lost`."""
+    """A tone of 700 Hz as L16 (payload 11) meanwhile, 100 packets a second but those `lost`."""
     stop = threading.Event()
     wave = (0.5 * np.sin(2 * np.pi * 700 * np.arange(RATE) / RATE) * 32767).astype(">i2")
 

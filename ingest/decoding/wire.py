@@ -1,4 +1,4 @@
-"""What a decoding process tells the node: the format, audio, what was lost, and why it ends, each with its length."""
+"""What a decoding process tells the node, each with its length: format, audio, what was lost, why it ends."""
 
 from __future__ import annotations
 
