@@ -96,8 +96,7 @@ class Listener:
         try:
             if self._decoder is None:
                 self._decoder, self._begun = Decoder(self._rate), self._read - frames / self._rate
-            together: Block = np.concatenate(blocks)
-            samples = mono(together)
+            samples = np.concatenate([mono(block) for block in blocks])
             with TURN:
                 heard = self._decoder.feed(samples)
         except Exception:  # the capture goes on without it; that nothing is decoded is watched elsewhere
