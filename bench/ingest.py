@@ -17,8 +17,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,8 @@ RING = 60.0
 KINDS = ("stream", "file")
 SENT = 44_100
 """Hz of what is streamed: it is resampled."""
+STARTED = 16
+"""Sources that are started at once."""
 SHARE = 0.8
 """Of what all cores would carry: how many sources `--soak` has."""
 SOAK = 600.0
@@ -92,7 +96,7 @@ class Client:
 
     def __init__(self, settings: Settings, key: Key) -> None:
         self.link = connect(settings.redis, "bench-ingest")
-        self._settings, self._key = settings, key
+        self._settings, self.key = settings, key
         self._submitter = Submitter(settings, connect(settings.redis, "bench-submit"))
         self.lane = node_lane(settings.ingest.node)
 
@@ -100,13 +104,27 @@ class Client:
         """Submit and wait for the outcome; the seconds that took."""
         command = new_command(
             station=self._settings.station.id, lane=self.lane, source=source, type=type, params=params,
-            key=self._key.id,
+            key=self.key.id,
         )  # fmt: skip
         begun = time.monotonic()
-        answer = self._submitter.submit(signed(command, self._key), timeout=60)
+        answer = self._submitter.submit(signed(command, self.key), timeout=60)
         if answer.outcome != "completed":
             raise SystemExit(f"{type} of {source}: {answer}")
         return time.monotonic() - begun
+
+
+def begin(settings: Settings, key: Key, wanted: Sequence[dict[str, Any]]) -> None:
+    """Add and start the sources, several at once: a stream has started once it is heard, a second later."""
+    local = threading.local()
+
+    def one(number: int) -> None:
+        if not hasattr(local, "client"):
+            local.client = Client(settings, key)
+        local.client.do("source.add", f"s{number}", settings=wanted[number])
+        local.client.do("source.start", f"s{number}")
+
+    with ThreadPoolExecutor(STARTED) as pool:
+        list(pool.map(one, range(len(wanted))))
 
 
 def cpu(processes: Sequence[psutil.Process]) -> float:
@@ -188,9 +206,7 @@ def capacity(path: Path, kind: str, count: int, seconds: float) -> dict[str, Any
             every = [process, *(psutil.Process(pid) for pid in pids)]
             client.do("source.add", "idle", settings=wanted[0])
             empty, started = memory(process), time.monotonic()
-            for number, one in enumerate(wanted):
-                client.do("source.add", f"s{number}", settings=one)
-                client.do("source.start", f"s{number}")
+            begin(settings, client.key, wanted)
             time.sleep(5)  # what starting has left to do
             began = {f"s{path.stem}": float(path.read_text()) for path in files.glob("*.begun")}
             before, begun = cpu(every), time.monotonic()

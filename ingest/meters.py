@@ -20,6 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from ingest.bank import Bank, Measured, Outside
+from ingest.turns import TURN
 from streams.alerts import MeasuredKind
 from streams.messages import Level, now
 from streams.readings import Readings
@@ -116,10 +117,12 @@ class Gauge:
 
     # What follows is called by the meters' thread.
 
-    def waiting(self, chunk: int) -> bool:
-        """Whether there is a chunk to measure."""
+    def waiting(self, chunk: int) -> int:
+        """How many chunks there are to measure; the last of all may be shorter."""
+        # Asked first: what is added before it has finished must count.
+        finished = self.finished
         left = self._added - self._taken
-        return left >= chunk or (self.finished and left > 0)
+        return -(-left // chunk) if finished else left // chunk
 
     def fill(self, into: NDArray[np.float32]) -> int:
         """Take the next chunk into `into` (channels × samples); how many samples there were."""
@@ -261,11 +264,15 @@ class Meters:
     def _measure(self, bank: Bank, places: Mapping[int, Gauge]) -> None:
         highest: dict[int, tuple[float, ...]] = {}
         last: dict[int, tuple[Measured, int]] = {}
-        for _ in range(ROUNDS):
-            ready = [row for row, gauge in places.items() if not gauge.closed and gauge.waiting(bank.chunk)]
+        # What comes meanwhile is the next round's: otherwise the other banks wait for as long as this one is
+        # slower than its audio, and each turn has fewer sources in it, at nearly the same cost.
+        there = {row: gauge.waiting(bank.chunk) for row, gauge in places.items()}
+        for turn in range(min(max(there.values(), default=0), ROUNDS)):
+            ready = [row for row, gauge in places.items() if there[row] > turn and not gauge.closed]
             if not ready:
                 break
-            measured = bank.measure(*self._round(bank, [places[row] for row in ready], ready))
+            with TURN:
+                measured = bank.measure(*self._round(bank, [places[row] for row in ready], ready))
             for place, row in enumerate(ready):
                 columns = measured.peak, measured.true_peak, measured.momentary
                 found = tuple(float(column[place]) for column in columns)

@@ -35,6 +35,8 @@ PART = ".part"
 """Ends the name of a file that is not whole yet."""
 UNTOLD = ".untold"
 """Ends the name of what is to be told of a file that is whole; it is gone once that was told."""
+HEARD = ".heard"
+"""Ends the name of the list of what was heard in a file that is not whole yet."""
 FULL = 1_000_000
 """Bytes below which a disk is full: what libsndfile could not write was less."""
 FLAC_MOST = (655_350, 8)
@@ -54,6 +56,8 @@ class _Open:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.part = path.with_name(path.name + PART)
         self.untold = path.with_name(path.name + UNTOLD)
+        self._heard = path.with_name(path.name + HEARD)
+        self._noted = 0
         self.file = soundfile.SoundFile(
             self.part, "w", ring.rate, ring.channels, format=path.suffix[1:].upper(), subtype="PCM_16"
         )
@@ -61,6 +65,7 @@ class _Open:
     def write(self) -> bool:
         """Write what there is; whether there was anything. Raises OSError and soundfile's errors."""
         take = self.take
+        self._note()
         most = min(take.until - take.at, PIECE * take.ring.rate)
         if most <= 0:
             return False
@@ -70,6 +75,17 @@ class _Open:
         if len(samples):
             self.file.write(samples)
         return len(samples) > 0
+
+    def _note(self) -> None:
+        """Keep what was heard in it beside it, for whoever finds it unfinished. Raises OSError."""
+        hearings = tuple(self.take.hearings)
+        if len(hearings) == self._noted:
+            return
+        with self._heard.open("wb") as file:
+            file.write(canonical(hearings))
+            file.flush()
+            os.fsync(file.fileno())
+        self._noted = len(hearings)
 
     def finish(self) -> tuple[str, int]:
         """Write the last of it; its SHA-256, and how many bytes. Raises OSError and soundfile's errors."""
@@ -88,6 +104,7 @@ class _Open:
         except OSError as error:
             log.warning("only this process knows of a recording until it is told", detail=str(error))
         self.part.rename(self.path)
+        self._heard.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
     def discard(self) -> None:
@@ -97,6 +114,7 @@ class _Open:
         except (OSError, RuntimeError):
             log.debug("a recording that is given up cannot be closed", file=str(self.part))
         self.part.unlink(missing_ok=True)
+        self._heard.unlink(missing_ok=True)
         self.untold.unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import soundfile
 import structlog
 
-from ingest.recorder import PART, UNTOLD, sync_folder
+from ingest.recorder import HEARD, PART, UNTOLD, sync_folder
 from streams.recordings import (
     RecordingFact,
     RecordingFailed,
@@ -29,6 +29,7 @@ PIECE = 65_536
 
 log = structlog.get_logger(__name__)
 _decode = msgspec.json.Decoder(RecordingFinished).decode
+_hearings = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class Shelved(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +93,7 @@ def salvaged(folder: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
             )
         yield one, fact
         one.path.unlink(missing_ok=True)
+        _heard(one.path).unlink(missing_ok=True)
 
 
 def _untold(path: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
@@ -104,6 +106,7 @@ def _untold(path: Path) -> Iterator[tuple[Shelved, RecordingFact]]:
         if part.exists():
             part.rename(place)
             sync_folder(place.parent)
+        _heard(part).unlink(missing_ok=True)
         if one is not None and place.exists():
             yield one, fact
     except (OSError, msgspec.MsgspecError) as error:
@@ -143,9 +146,26 @@ def _salvage(folder: Path, one: Shelved) -> RecordingFinished:
         channels=channels,
         begun_at=one.begun_at,
         ended_at=one.begun_at + timedelta(seconds=seconds),
+        hearings=_heard_in(one.path),
         salvaged=True,
         injected=one.injected,
     )
+
+
+def _heard(part: Path) -> Path:
+    """Where the list is of what was heard in it."""
+    return part.with_name(part.name.removesuffix(PART) + HEARD)
+
+
+def _heard_in(part: Path) -> tuple[str, ...]:
+    """What was heard in it, as far as that was kept."""
+    try:
+        return _hearings(_heard(part).read_bytes())
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.MsgspecError) as error:
+        log.error("what was heard in a recording cannot be read", file=str(part), detail=str(error))
+        return ()
 
 
 def outlived(

@@ -185,6 +185,25 @@ def test_sources_of_all_rates_and_channels_are_measured_together() -> None:
         assert readings(level).integrated_lufs == pytest.approx(loudness, abs=0.25)
 
 
+def test_audio_that_comes_while_it_is_measured_is_left_to_the_next_round() -> None:
+    """Sources that are as fast as their meters do not keep the others from being measured."""
+    meters, found = Meters(), list[str]()
+
+    def again(level: Level) -> None:
+        found.append(level.source)
+        gauges[level.source].add(chunk)
+
+    chunk = sine(0.1, seconds=0.1)
+    # More than a bank has places for.
+    gauges = {str(number): meters.gauge(str(number), RATE, 1, put=again) for number in range(70)}
+    for gauge in gauges.values():
+        gauge.add(chunk)
+    meters.step()
+    assert sorted(found) == sorted(gauges)
+    meters.step()
+    assert sorted(found) == sorted([*gauges, *gauges])
+
+
 def test_a_place_that_was_given_up_is_used_anew() -> None:
     """A source that takes another's place has nothing of it: neither loudness nor offset nor conditions."""
     meters, first, second = Meters(), list[Level](), list[Level]()

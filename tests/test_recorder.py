@@ -238,22 +238,29 @@ def test_what_a_killed_process_left_is_made_whole(studio: Studio) -> None:
     """The part that was written is a recording with its hash, said to be salvaged; nothing else is left."""
     studio.play(20.0)
     studio.burst(19.0)
+    take = studio.evidence._alert
+    assert take is not None
+    take.hearings.append("h-1")
     studio.play(20.0)
     (left,) = studio.folder.rglob("*.part")
+    (heard,) = studio.folder.rglob("*.heard")
     # As SIGKILL leaves it: nothing is closed, and the header says nothing.
-    copy = left.read_bytes()
+    copy, hearings = left.read_bytes(), heard.read_bytes()
     studio.evidence.close()
     studio.recorder.step()
     for path in studio.folder.rglob("*.flac"):
         path.unlink()
+    assert not heard.exists()
     left.write_bytes(copy)
+    heard.write_bytes(hearings)
     ((one, fact),) = salvaged(studio.folder)
     assert isinstance(fact, RecordingFinished)
     assert (one.lane, one.source, fact.salvaged) == ("node.here", "s", True)
+    assert fact.hearings == ("h-1",)
     assert len(studio.audio(fact)) > 10 * RATE
     assert studio.audio(fact)[:100] == [(9 * RATE + n) % 30_000 for n in range(100)]
     assert sha256((studio.folder / fact.file).read_bytes()).hexdigest() == fact.sha256
-    assert list(studio.folder.rglob("*.part")) == []
+    assert [path.suffix for path in studio.folder.rglob("*") if path.is_file()] == [".flac"]
 
 
 KILLED = """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from control.station.ports import free_port
+from ingest.decoding.gaps import Gaps
 from ingest.decoding.nursery import Nursery
 from ingest.file_source import SourceFailed
 from ingest.inputs import Inputs
@@ -30,8 +31,8 @@ RATE, PACKET = 44_100, 441
 
 
 @contextmanager
-def sending(port: int) -> Iterator[None]:
-    """A tone of 700 Hz as L16 (payload 11) meanwhile, a packet each hundredth of a second."""
+def sending(port: int, lost: Container[int] = ()) -> Iterator[None]:
+    """A tone of 700 Hz as L16 (payload 11) meanwhile, 100 packets a second but those `lost`."""
     stop = threading.Event()
     wave = (0.5 * np.sin(2 * np.pi * 700 * np.arange(RATE) / RATE) * 32767).astype(">i2")
 
@@ -41,7 +42,8 @@ def sending(port: int) -> Iterator[None]:
             while not stop.wait(0.01):
                 samples = wave[number * PACKET % RATE :][:PACKET].tobytes()
                 header = struct.pack(">BBHII", 0x80, 11, number & 0xFFFF, number * PACKET, 7)
-                wire.sendto(header + samples, ("127.0.0.1", port))
+                if number not in lost:
+                    wire.sendto(header + samples, ("127.0.0.1", port))
                 number += 1
 
     thread = threading.Thread(target=send)
@@ -68,6 +70,30 @@ def test_rtp_is_heard(inputs: Inputs, radio: Radio, how: str) -> None:
             source.close()
     assert source.pace == "live"
     assert pitch(samples, source.rate) == pytest.approx(700, abs=3)
+
+
+def test_what_is_lost_on_its_way_counts_as_dropped(inputs: Inputs) -> None:
+    """Three packets of ten milliseconds in a row, in each second; who listens is told."""
+    port = free_port() // 2 * 2
+    lost = [second + packet for second in range(0, 10_000, 100) for packet in (50, 51, 52)]
+    with sending(port, lost):
+        source = inputs.open(StreamSettings(sdp=SDP.format(address="127.0.0.1", port=port)))
+        assert isinstance(source, StreamSource)
+        try:
+            heard(source, 2.5)
+            dropped = source.waiting.dropped
+        finally:
+            source.close()
+    # FFmpeg may not have been there yet when the first three were missing.
+    assert round(dropped, 3) in (0.06, 0.09)
+
+
+def test_a_sender_that_begins_anew_has_lost_nothing() -> None:
+    """Only a step forward is a loss, of half a frame at least and a minute at most."""
+    gaps = Gaps()
+    found = [gaps.seen(at, 0.02) for at in (5.0, 5.02, 5.045, 0.0, 0.02, 4000.0, 4000.12)]
+    assert found == [False] * 6 + [True]
+    assert gaps.seconds == pytest.approx(0.1)
 
 
 def test_an_address_behind_the_fence_is_not_received_at(nursery: Nursery, radio: Radio) -> None:

@@ -17,7 +17,18 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from ingest.decoding.border import Border
-from ingest.decoding.wire import AUDIO, BLOCK_SECONDS, FAILED, FORMAT, Format, Task, packed
+from ingest.decoding.gaps import Gaps
+from ingest.decoding.wire import (
+    AUDIO,
+    BLOCK_SECONDS,
+    FAILED,
+    FORMAT,
+    LOST,
+    SECONDS,
+    Format,
+    Task,
+    packed,
+)
 from ingest.decoding.words import printable
 from ingest.signal_path import SignalPath
 
@@ -148,6 +159,10 @@ class Sink:
         if len(rest):
             self._tell(AUDIO, np.ascontiguousarray(rest, dtype=np.float32).tobytes())
 
+    def lost(self, seconds: float) -> None:
+        """Say how much audio was lost on its way, so far."""
+        self._tell(LOST, SECONDS.pack(seconds))
+
     def fail(self, why: str) -> None:
         """Say why there will be no more."""
         self._tell(FAILED, why.encode())
@@ -271,8 +286,12 @@ def _decode_rtp(sdp: str, sink: Sink) -> None:
     """Receive what the description says, and decode it."""
     description = _Text(sdp.encode())
     with av.open(description, mode="r", format="sdp", options=RTP_OPTIONS) as container:
-        feed = _Endless()
+        feed, gaps = _Endless(), Gaps()
         for frame, codec in _frames(container, feed):
+            if frame.pts is not None and frame.time_base and frame.sample_rate > 0:
+                begin = float(frame.pts * frame.time_base)
+                if gaps.seen(begin, frame.samples / frame.sample_rate):
+                    sink.lost(gaps.seconds)
             sink.put(frame, codec, "rtp")
 
 

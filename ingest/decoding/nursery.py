@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -88,7 +88,8 @@ class Decoder:
 
     @property
     def waiting(self) -> Waiting:
-        """What it has heard and nobody has read, and what it says was lost. Who sends to a decoder waits."""
+        """What it has heard and nobody has read, and what was lost before: packets on their way, or what a card
+        gave while nobody took it. Who sends to a decoder waits."""
         if self.format is None or self._closing.is_set():
             return NOTHING
         second = 4 * self.format.channels * self.format.rate
@@ -144,12 +145,12 @@ class Decoder:
     def _told(self, kind: bytes, body: bytes) -> None:
         if kind == FAILED:
             raise SourceFailed(body.decode(errors="replace")[:300])
+        if kind == LOST:
+            self._lost = _seconds(body)
+            return
         try:
-            if kind == LOST:
-                (self._lost,) = SECONDS.unpack(body)
-            else:
-                self.format = msgspec.json.decode(body, type=Format)
-        except (msgspec.DecodeError, struct.error):
+            self.format = msgspec.json.decode(body, type=Format)
+        except msgspec.DecodeError:
             raise SourceFailed("its decoder talks nonsense") from None
 
     def _samples(self, body: bytes) -> Samples:
@@ -161,6 +162,14 @@ class Decoder:
         if _ready(self._ending, select.POLLIN, LAST_WORD):
             return os.read(self._ending, 200).decode() or "together with the process that starts them"
         return "nobody knows how"
+
+
+def _seconds(body: bytes) -> float:
+    """Raises SourceFailed."""
+    seconds = SECONDS.unpack(body)[0] if len(body) == SECONDS.size else math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise SourceFailed("its decoder talks nonsense")
+    return float(seconds)
 
 
 def _ready(pipe: int, event: int, seconds: float) -> bool:

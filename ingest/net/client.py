@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,13 @@ def shown(url: str) -> str:
 
 
 def _trust(ca_file: str) -> ssl.SSLContext:
+    """Whom to trust; read anew where the file has changed, raises OSError where there is none."""
+    return _trusting(ca_file, Path(ca_file).stat().st_mtime_ns if ca_file else 0)
+
+
+@lru_cache(maxsize=4)
+def _trusting(ca_file: str, _changed: int) -> ssl.SSLContext:
+    # One for all sources: the certificates of all the world take half a megabyte and some milliseconds.
     return ssl.create_default_context(cafile=ca_file or None)
 
 
