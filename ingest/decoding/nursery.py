@@ -88,8 +88,11 @@ class Decoder:
 
     @property
     def waiting(self) -> Waiting:
-        """What it has heard and nobody has read, and what was lost before: packets on their way, or what a card
-        gave while nobody took it. Who sends to a decoder waits."""
+        """What it has heard and nobody has read, and how much was lost before that.
+
+        Packets may be lost on their way, and what a card gives while nobody takes it; who sends to a decoder
+        waits.
+        """
         if self.format is None or self._closing.is_set():
             return NOTHING
         second = 4 * self.format.channels * self.format.rate
