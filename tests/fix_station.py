@@ -16,8 +16,9 @@ import pytest
 from control.guard import replication, rules
 from control.station import instance, sentinel
 from control.station.ask import At, ask
-from control.station.folder import SENTINELS, SERVERS, Folder
+from control.station.folder import SERVERS, Folder
 from control.station.ports import LOOPBACK, is_free
+from control.station.sentinel import SENTINELS
 from tests.fix_servers import eventually
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,8 @@ import sqlalchemy
 
 from control.station import instance
 from control.station.ask import ask
-from control.station.folder import SENTINELS, SERVERS
+from control.station.folder import SERVERS
+from control.station.sentinel import SENTINELS
 from ingest.weekly_test import write_weekly_test
 from projections.database import open_engine
 from projections.projection import ALL, fold_all

@@ -17,8 +17,9 @@ import psycopg
 import pytest
 
 from control.station import instance
-from control.station.folder import SENTINELS, SERVERS, Folder
+from control.station.folder import SERVERS, Folder
 from control.station.rooms import ROOMS
+from control.station.sentinel import SENTINELS
 from control.station.up import down
 from streams.access import ROLES
 from streams.settings import load

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from control.station.ports import LOOPBACK, free_port, is_free
-from control.station.sentinel import SERVICE
+from control.station.sentinel import SENTINELS, SERVICE
 from control.station.users import Users, make_passwords, users_of
 from streams.names import station_id
 from streams.signing import create_key
 
 SERVERS = ("redis-1", "redis-2", "redis-3")
-SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 POSTGRES = "postgres"
 WEB = "web"
 LARGEST_LOG = 16 * 1024 * 1024

@@ -10,9 +10,10 @@ from control.guard import replication, rules
 from control.guard.rules import Address
 from control.station import sentinel, valkey
 from control.station.ask import At, NoAnswer, Refused, ask
-from control.station.folder import SENTINELS, SERVERS, Folder, write_whole
+from control.station.folder import SERVERS, Folder, write_whole
 from control.station.ports import LOOPBACK
 from control.station.process import Launch
+from control.station.sentinel import SENTINELS
 from control.station.supervisor import Child, Say, Supervisor
 from control.station.users import Users
 from streams import lua

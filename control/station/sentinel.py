@@ -12,8 +12,11 @@ from control.station.users import Access, Users
 from control.station.valkey import Server, acl, binary, quoted, write_private
 
 SERVICE = "tocsin"
+SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 QUORUM = 2
 DOWN_AFTER_MS = 2000
+LAST_DOWN_AFTER_MS = 2500
+"""The third's: it has not asked for votes itself when the other two do at the same moment, and decides."""
 FAILOVER_TIMEOUT_MS = 10000
 
 
@@ -31,11 +34,16 @@ def config(server: Server, access: Access, primary: int) -> str:
             *_own_credentials(server, access),
             f"sentinel monitor {SERVICE} {LOOPBACK} {primary} {QUORUM}",
             *_credentials(access),
-            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+            f"sentinel down-after-milliseconds {SERVICE} {down_after(server.name)}",
             f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}",
             "",
         ]
     )
+
+
+def down_after(name: str) -> int:
+    """Milliseconds without an answer after which the Sentinel of this name deems a server down."""
+    return LAST_DOWN_AFTER_MS if name == SENTINELS[-1] else DOWN_AFTER_MS
 
 
 def _own_credentials(server: Server, access: Access) -> list[str]:
