@@ -31,7 +31,7 @@ class AlertBurst(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     injected: bool = False
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a header says; None where that cannot be read. Times are UTC.
 
     `locations` are the codes (PSSCCC) in their order, `places` what each names (None: unknown).

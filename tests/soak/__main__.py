@@ -2,7 +2,8 @@
 
 Each minute libfaketime sets the clock of every process, servers too, some hours on; what lasts is counted by
 clocks that do not jump. So midnights, a new month and a new year pass while commands are given. Memory and
-descriptors of every process are looked at all the while: after the first third none may grow on.
+descriptors of every process are looked at all the while: after the first third none may grow on. Of Redis and
+Postgres it is what they hold that may not, not what their allocator or shared pages make of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import psutil
 
 from control.station import instance
 from control.station.folder import Folder
+from streams.connection import Unreachable, connect
+from streams.settings import load
 
 ROOT = Path(__file__).parents[2]
 SLEEPING = ROOT / "tests" / "chaos" / "within"
@@ -35,6 +38,7 @@ GROWTH = 0.10
 SLACK = 8 << 20
 """Bytes that do not count."""
 DESCRIPTORS = 8
+"""Those that do not count; Postgres opens the files of a new month's tables once in each of its processes."""
 
 
 class Soak:
@@ -123,7 +127,17 @@ class Soak:
                     "rss": sum(one.memory_info().rss for one in family),
                     "files": sum(one.num_fds() for one in family),
                 }
-        return {"processes": found}
+        return {"processes": found, "redis": self._held_by_redis()}
+
+    def _held_by_redis(self) -> int | None:
+        """Bytes of data in the primary; None where it does not say."""
+        try:
+            link = connect(load(self._folder.settings).redis, "soak")
+            told = str(link.call("INFO", "memory"), "utf-8")
+            link.close()
+        except Unreachable:
+            return None
+        return int(told.partition("used_memory:")[2].split()[0])
 
     def _grown(self) -> list[str]:
         """The processes that held more in the last third than in the second, or were started again."""
@@ -138,11 +152,19 @@ class Soak:
             files = [median(one["files"] for one in part) for part in seen]
             held = f"{before / 2**20:7.1f} → {after / 2**20:7.1f} MiB"
             print(f"{name:<12} {held}, {files[0]:.0f} → {files[1]:.0f} files")
-            # Postgres' shared pages count once for each of its processes, so only its files tell.
-            if name != "postgres" and after > before * (1 + GROWTH) + SLACK:
+            # Postgres' shared pages count once for each of its processes; Redis is asked what it holds.
+            if name != "postgres" and not name.startswith("redis") and after > before * (1 + GROWTH) + SLACK:
                 wrong.append(f"{name} grew from {before / 2**20:.0f} to {after / 2**20:.0f} MiB")
-            if files[1] > files[0] + DESCRIPTORS:
+            if files[1] > files[0] * (1 + GROWTH) + DESCRIPTORS:
                 wrong.append(f"{name} has {files[1]:.0f} descriptors, {files[0]:.0f} before")
+        held = [
+            [one["redis"] for one in part if one["redis"]]
+            for part in (self.samples[third : 2 * third], self.samples[2 * third :])
+        ]
+        before, after = (median(part) for part in held)
+        print(f"in Redis     {before / 2**20:7.1f} → {after / 2**20:7.1f} MiB")
+        if after > before * (1 + GROWTH) + SLACK / 8:
+            wrong.append(f"what is in Redis grew from {before / 2**20:.1f} to {after / 2**20:.1f} MiB")
         return wrong
 
     def _set_clock(self, on: timedelta) -> None:
