@@ -1,7 +1,8 @@
 """A lane's runner: reads the lane's log, folds it, and commits rows and position together.
 
 Any number of runners may work on one lane. The position is moved by compare-and-set inside the
-transaction that writes the rows; the runner that comes second rolls back and reads again.
+transaction that writes the rows; the runner that comes second rolls back and reads again. From then on it
+gives way: it looks on, and folds only what the other has left lying for a while.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from projections.store import (
     NewerVersion,
     OlderVersion,
     PositionLost,
+    Standing,
     advance_all,
-    failure_of,
+    check_version,
     last_checked,
     note_trouble,
     put_position,
-    read_position,
+    standings,
 )
 from streams import traces
 from streams.backoff import REDIS, Backoff, Waits
@@ -53,6 +55,8 @@ ASIDE_AGAIN = 5.0
 """Seconds after which it is looked whether a projection that was set aside can take part again."""
 LINGER = 0.02
 """Seconds that news wait for more to share their transaction, which costs more than all else."""
+GIVE_WAY = 0.5
+"""Seconds that a runner leaves its lane to another that was faster the last time; then it goes on itself."""
 BLOCK = 0.5
 """Seconds that a read waits for news; also the longest that a stop waits for it."""
 REPEAT_TROUBLE = 60.0
@@ -108,6 +112,7 @@ class Runner:
         self._linger = linger
         self._waits = waits
         self._read_again = Event()
+        self._second = False
         self._standing: tuple[Positioned, ...] = projections
         self._on_error = on_error
         self._changed = changed
@@ -133,6 +138,7 @@ class Runner:
             try:
                 self.follow(backoff.reset)
             except PositionLost:
+                self._second = True
                 continue
             except Unreachable as error:
                 self._tell("redis away", str(error), backoff)
@@ -169,7 +175,7 @@ class Runner:
         if not positions:
             self._stopping.wait(ASIDE_AGAIN)
             return
-        start = min(positions.values(), key=lambda position: position.seq)
+        start = min(positions.values(), key=_seq)
         tail = Tail(self._link, self._keys, start, self._archive)
         while not self._stopping.is_set():
             if self._read_again.is_set():
@@ -181,7 +187,9 @@ class Runner:
             if events and len(events) < BATCH and not self._stopping.wait(self._linger):
                 events += tail.read(BATCH - len(events), 0)
             check_joined(before, events)
-            if events:
+            if events and self._second:
+                positions = self._give_way(positions, events[-1].event.seq)
+            if events and min(positions.values(), key=_seq).seq < events[-1].event.seq:
                 step("events read")
                 began = traces.clock()
                 positions = self.commit(positions, events)
@@ -206,9 +214,10 @@ class Runner:
         with self._engine.begin() as connection:
             if self.checked_at is None:
                 self.checked_at = last_checked(connection, self.lane)
+            stand = standings(connection, self._projections, self.lane)
             for projection in self._projections:
                 try:
-                    found[projection.name] = self._position(connection, projection)
+                    found[projection.name] = self._position(connection, projection, stand[projection.name])
                 except Aside as one:
                     aside[projection.name] = one
             furthest = max((position.seq for position in found.values()), default=0)
@@ -227,19 +236,39 @@ class Runner:
         self._aside = aside
         return found
 
-    def _position(self, connection: Connection, projection: Projection) -> Position:
+    def _position(self, connection: Connection, projection: Projection, stands: Standing) -> Position:
         """Where the projection stands. Raises Aside where it cannot go on from there."""
         try:
-            at = read_position(connection, projection, self.lane)
+            check_version(projection, stands.version)
         except OlderVersion as error:
             raise _to_be_rebuilt(connection, projection) from error
         except NewerVersion as error:
             raise Aside("version", f"NewerVersion: {error}") from error
-        noted, trouble = failure_of(connection, projection, self.lane)
-        if noted == "poison" and projection.name in self._tried:
-            raise Aside("poison", trouble)
+        if stands.failure == "poison" and projection.name in self._tried:
+            raise Aside("poison", stands.trouble)
         self._tried.add(projection.name)
-        return at
+        return stands.at
+
+    def _give_way(self, positions: Positions, until: int) -> Positions:
+        """Leave the events up to `until` to another runner while it is at work; where all stand then.
+
+        Raises PositionLost where that has to be read as if anew.
+        """
+        while not self._stopping.wait(GIVE_WAY):
+            if self._read_again.is_set():
+                raise PositionLost("the positions are to be read again")
+            with self._engine.connect() as connection:
+                stand = standings(connection, self._standing, self.lane)
+            if any(stand[name].failure for name in positions):
+                raise PositionLost("a projection was set aside by another runner")
+            now_at = {name: stand[name].at for name in positions}
+            if now_at == positions:
+                self._second = False
+                break
+            positions = now_at
+            if min(positions.values(), key=_seq).seq >= until:
+                break
+        return positions
 
     def commit(self, positions: Positions, events: list[Logged]) -> Positions:
         """Fold `events` into all projections in one transaction and return the new positions.
@@ -324,6 +353,10 @@ def _to_be_rebuilt(connection: Connection, projection: Projection) -> Aside:
     return Aside(
         "rebuilding", f"the rebuild failed: {failed}; then: tocsin projection rebuild {projection.name}"
     )
+
+
+def _seq(position: Position) -> int:
+    return position.seq
 
 
 def after_position(position: Position, events: list[Logged]) -> list[Logged]:

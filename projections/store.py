@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -52,23 +52,44 @@ class OlderVersion(Exception):
     """Raised when the rows were folded by an older version of the fold: they are shown until rebuilt."""
 
 
-def read_position(connection: Connection, projection: Projection, lane: str) -> Position:
-    """Where the projection stands in the lane, entering it at the start if it is new there.
+class Standing(msgspec.Struct, frozen=True):
+    """Where a projection stands in a lane, folded by which version, and why it does not go on, if so."""
 
-    Raises OlderVersion, NewerVersion where its rows were folded by another version of the fold.
-    """
-    _enter(connection, projection, lane)
-    row = connection.execute(
-        select(positions.c.version, positions.c.seq, positions.c.hash).where(_at(projection, lane))
-    ).one()
-    if row.version == projection.version:
-        return Position(row.seq, row.hash)
-    told = f"{projection.name} is folded by version {row.version}, this is {projection.version}"
-    raise (NewerVersion if row.version > projection.version else OlderVersion)(told)
+    version: int
+    at: Position
+    failure: str | None
+    trouble: str | None
 
 
-def _enter(connection: Connection, projection: Projection, lane: str) -> None:
-    enter(connection, projection, lane, START)
+def standings(connection: Connection, projections: Iterable[Positioned], lane: str) -> dict[str, Standing]:
+    """Where each of the projections stands in the lane, by its name; one new there is at the start."""
+    wanted = {projection.name: projection for projection in projections}
+    found = _standings(connection, lane, wanted)
+    missing = [projection for name, projection in wanted.items() if name not in found]
+    if not missing:
+        return found
+    for projection in missing:
+        enter(connection, projection, lane, START)
+    return _standings(connection, lane, wanted)
+
+
+def _standings(connection: Connection, lane: str, names: Collection[str]) -> dict[str, Standing]:
+    rows = connection.execute(_STANDINGS, {"lane": lane}).all()
+    return {
+        row.projection: Standing(row.version, Position(row.seq, row.hash), row.failure, row.trouble)
+        for row in rows
+        if row.projection in names
+    }
+
+
+_STANDINGS = text("SELECT projection, version, seq, hash, failure, trouble FROM positions WHERE lane = :lane")
+
+
+def check_version(projection: Positioned, version: int) -> None:
+    """Raise OlderVersion, NewerVersion where its rows were folded by another version of the fold."""
+    if version != projection.version:
+        told = f"{projection.name} is folded by version {version}, this is {projection.version}"
+        raise (NewerVersion if version > projection.version else OlderVersion)(told)
 
 
 def enter(connection: Connection, projection: Positioned, lane: str, at: Position) -> None:
@@ -162,14 +183,6 @@ def note_trouble(
         )
         .values(trouble=trouble, failure=failure)
     )
-
-
-def failure_of(connection: Connection, projection: Positioned, lane: str) -> tuple[str | None, str | None]:
-    """Of what class the projection's failure in the lane is, and its trouble; None where there is none."""
-    row = connection.execute(
-        select(positions.c.failure, positions.c.trouble).where(_at(projection, lane))
-    ).one_or_none()
-    return (row.failure, row.trouble) if row else (None, None)
 
 
 def last_checked(connection: Connection, lane: str) -> datetime | None:

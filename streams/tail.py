@@ -8,13 +8,14 @@ from itertools import islice
 
 import msgspec
 
+from streams.backoff import Waits
 from streams.connection import Link
 from streams.history import Archive, EventsMissing
 from streams.messages import GENESIS, Logged, decode_event
 from streams.names import LaneKeys
 
-CATCH_UP = 0.002
-"""Seconds between two looks while the log is ahead of its watermark."""
+CATCH_UP = Waits(first=0.002, longest=0.05)
+"""Between two looks while the log is ahead of its watermark: a moment, but after a failover seconds."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -62,13 +63,15 @@ class Tail:
         Raises PositionAhead, EventsMissing (trimmed, and not archived), ArchiveAway, Unreachable.
         """
         deadline = time.monotonic() + block
+        looks = 0
         while True:
             batch = self._next(count)
             left = deadline - time.monotonic()
             if batch or left <= 0:
                 return batch
             if self.head_seq > self.after.seq:
-                time.sleep(min(CATCH_UP, left))
+                looks += 1
+                time.sleep(min(CATCH_UP.ceiling(looks), left))
             else:
                 last = f"{self.after.seq}-18446744073709551615"
                 milliseconds = max(1, int(left * 1000))

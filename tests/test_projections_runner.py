@@ -18,9 +18,10 @@ from sqlalchemy.exc import OperationalError
 
 from projections.database import open_engine
 from projections.projection import ALERTS, ALL, COMMANDS, SOURCES
-from projections.runner import LogBroken, Runner, check_joined
+from projections.runner import LogBroken, Positions, Runner, check_joined
 from projections.store import PositionLost
 from streams.connection import connect
+from streams.messages import Logged
 from streams.tail import START, Position
 from tests.fix_alerts import received
 from tests.fix_projections import LANE, Chain, Scribe, Yard, folded
@@ -191,6 +192,56 @@ def test_two_runners_side_by_side_are_harmless(yard: Yard) -> None:
         for seed in range(8):
             story(scribe, 25, seed)
         eventually(caught_up(yard, 200), "all events folded")
+    assert yard.all_rows() == folded(scribe.chain.events)
+
+
+def test_the_slower_of_two_gives_way_and_takes_over_what_is_left_lying(yard: Yard) -> None:
+    """Whoever was second once looks on while the other folds, and goes on by itself once that one ends."""
+    scribe = yard.scribe()
+    lost: list[Runner] = []
+    stopping: dict[Runner, threading.Event] = {}
+
+    class Counting(Runner):
+        def commit(self, positions: Positions, events: list[Logged]) -> Positions:
+            try:
+                return super().commit(positions, events)
+            except PositionLost:
+                lost.append(self)
+                raise
+
+    def contender() -> Runner:
+        stop = threading.Event()
+        link = connect(yard.settings.redis, "runner")
+        one = Counting(yard.engine, link, LANE, yard.keys.lane(LANE), stop, linger=0.0)
+        stopping[one] = stop
+        return one
+
+    first, second = contender(), contender()
+    threads = {one: threading.Thread(target=one.run) for one in (first, second)}
+    for thread in threads.values():
+        thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not lost and time.monotonic() < until:
+            story(scribe, 1, seed=len(scribe.chain.events))
+            eventually(caught_up(yard, len(scribe.chain.events)), "the event folded")
+        assert lost, "they never met"
+        loser = lost[0]
+        winner = first if loser is second else second
+        met, written = len(lost), len(scribe.chain.events)
+        for _ in range(30):
+            story(scribe, 1, seed=len(scribe.chain.events))
+            eventually(caught_up(yard, len(scribe.chain.events)), "the event folded")
+        assert len(lost) - met <= 3, "they go on getting in one another's way"
+        stopping[winner].set()
+        threads[winner].join()
+        story(scribe, 5)
+        eventually(caught_up(yard, written + 35), "the other one went on")
+    finally:
+        for stop in stopping.values():
+            stop.set()
+        for thread in threads.values():
+            thread.join(timeout=10)
     assert yard.all_rows() == folded(scribe.chain.events)
 
 
