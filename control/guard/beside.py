@@ -1,9 +1,9 @@
 """The guard beside one Redis of a deployment: starts it as it may be started, and watches over it.
 
-A server is never started as a primary. It is started as a replica that must not be promoted: of the
-primary that a majority of the Sentinels names; or, where that is itself and nobody is left to take its
-place, of nobody (`NOWHERE`), until it is known whose lane heads are furthest. If they are its own it
-leads; else it ends again, and the Sentinels find the furthest to promote.
+A server is never started as a primary. It is started as a replica that must not be promoted, of nobody
+(`NOWHERE`) yet, and follows at once the primary that a majority of the Sentinels names; or, where that is
+itself and nobody is left to take its place, waits until it is known whose lane heads are furthest. If they
+are its own it leads; else it ends again, and the Sentinels find the furthest to promote.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ class Guard:
             self._say("not started: its own name cannot be looked up, so it may be the one they name")
         elif self._hosts.numbered(named) != self._me:
             self._since.clear()
-            self._launch(named, "as a replica of the primary that the Sentinels name")
+            self._launch("as a replica of the primary that the Sentinels name")
         elif self._must_start_cold() or stranded:
             self._insists = stranded or self._lasts("unled", True) >= rules.NO_FAILOVER
             self._since.clear()
-            self._launch(NOWHERE, "to learn who leads: there is no primary, and nobody to be promoted")
+            self._launch("to learn who leads: there is no primary, and nobody to be promoted")
         else:
             self._say("not started: the Sentinels still name it as the primary, and can promote another")
 
@@ -234,8 +234,12 @@ class Guard:
             return False
         return ours == theirs
 
-    def _launch(self, follows: Address, why: str) -> None:
-        arguments = ("--replicaof", *map(str, follows), "--replica-priority", str(HIDDEN))
+    def _launch(self, why: str) -> None:
+        """Start the server as a replica of nobody yet: one that is told whom to follow later does so at once.
+
+        One that is told so in its configuration looks up a second after it has loaded.
+        """
+        arguments = ("--replicaof", *map(str, NOWHERE), "--replica-priority", str(HIDDEN))
         # The server needs none of our settings, of which some are secrets.
         env = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
         self._child = subprocess.Popen((*self._command, *arguments), env=env)
