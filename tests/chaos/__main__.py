@@ -7,10 +7,12 @@ import secrets
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from control.deployment.folder import init_deploy
 from tests.chaos import namespace
+from tests.chaos.operator import PACE
 from tests.chaos.report import write_report
 from tests.chaos.run import Plan, Run
 from tests.chaos.stage import ROOT, Missing
@@ -43,7 +45,7 @@ def main() -> int:
         return namespace.enter("tests.chaos", *sys.argv[1:], "--out", str(folder), "--seed", str(seed))
     namespace.settle()
     folder = Path(asked.out)
-    plan = Plan(asked.seed, asked.faults, asked.fixed, asked.kills, asked.only, asked.minutes, asked.patience)
+    plan = Plan(**{field.name: getattr(asked, field.name) for field in fields(Plan)})
     try:
         outcome = Run(folder, plan).play()
     except Missing as missing:
@@ -65,6 +67,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="one of the fixed ones, by a part of its name")
     parser.add_argument("--minutes", type=float, default=0, help="begin no fault after so many minutes")
     how = "seconds that the station gets to be well again by itself"
+    paced = "seconds between two commands of a hand (default %(default)s): more, where the machine is small"
+    parser.add_argument("--pace", type=float, default=PACE, help=paced)
     parser.add_argument("--patience", type=float, default=90, help=how)
     parser.add_argument(
         "--or-skip", action="store_true", help="end well where something that it needs is missing"

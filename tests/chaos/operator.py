@@ -1,4 +1,4 @@
-"""One who submits signed commands, in a container of its own: `python -m tests.chaos.operator NAME SEED`.
+"""One who submits signed commands, in a container: `python -m tests.chaos.operator NAME SEED PACE`.
 
 Each of its hands gives commands one after the other, and asks again with the same bytes until it knows what
 became of each. What it was told goes to /srv/station/told.jsonl. SIGTERM ends it once every hand knows.
@@ -28,8 +28,8 @@ HANDS = 3
 NODES = ("ingest-1", "ingest-2")
 BUTTONS = 4
 """File sources on each node, to be started and stopped; the node's `radio` is left to play."""
-PAUSE = 0.05
-"""Seconds between two commands of a hand."""
+PACE = 0.05
+"""Seconds between two commands of a hand, unless another is asked for."""
 ENOUGH = 90.0
 """Seconds that a hand asks on after it was told to end; a command is valid for 60."""
 
@@ -37,8 +37,9 @@ ENOUGH = 90.0
 class Operator:
     """All hands of one operator."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, pace: float) -> None:
         self._name = name
+        self._pace = pace
         self._settings: Settings = load(FOLDER / "station.toml").as_role("submitter")
         self._key = load_key(Path(self._settings.keys.directory), self._settings.keys.sign_with)
         self._prover = Prover(self._settings.redis)
@@ -60,7 +61,7 @@ class Operator:
         submitter = Submitter(
             self._settings, connect(self._settings.redis, f"{self._name}-{hand}"), self._prover
         )
-        while not self._stop.wait(PAUSE):
+        while not self._stop.wait(self._pace):
             self._insist(submitter, self._wish(draw), hand)
 
     def _wish(self, draw: random.Random) -> Signed:
@@ -125,4 +126,4 @@ class Operator:
 
 
 if __name__ == "__main__":
-    Operator(sys.argv[1], int(sys.argv[2])).run()
+    Operator(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])).run()

@@ -21,7 +21,7 @@ from tests.chaos.checker import Violation, check
 from tests.chaos.collect import all_rows, collect, settled
 from tests.chaos.faults import FIXED, KILL_PRIMARY, Fault, by_chance
 from tests.chaos.history import History, Lines, Told, write_lines
-from tests.chaos.operator import BUTTONS, NODES
+from tests.chaos.operator import BUTTONS, NODES, PACE
 from tests.chaos.probe import Probe
 from tests.chaos.radio import PORT
 from tests.chaos.stage import ROOT
@@ -45,6 +45,8 @@ class Plan:
     minutes: float = 0.0
     patience: float = 90.0
     """Seconds that the station gets to be whole again, and to confirm again."""
+    pace: float = PACE
+    """Seconds between two commands of a hand of an operator."""
 
     def schedule(self, draw: random.Random) -> Iterator[Fault]:
         """The faults in their order."""
@@ -76,7 +78,7 @@ class Run:
         self._folder = folder
         self._plan = plan
         self._draw = random.Random(plan.seed)
-        self._station = Station(folder, seed=plan.seed)
+        self._station = Station(folder, seed=plan.seed, pace=plan.pace)
         self._probe = Probe(self._station.settings())
         self._desk = Desk(self._station.settings(), folder)
         self._lines, self._told_yet = Lines(self._station.told()), list[Told]()

@@ -26,6 +26,7 @@ from streams.sentinel import NoPrimary
 from streams.settings import Settings, load
 from tests.chaos import namespace
 from tests.chaos.compose import Mount, Service, env_file, normalised, read
+from tests.chaos.operator import PACE
 from tests.chaos.stage import ROOT, Stage
 
 OPERATORS = ("operator-1", "operator-2")
@@ -51,7 +52,7 @@ class NotReady(Exception):
 class Station:
     """The services of `compose` on a stage in `folder`."""
 
-    def __init__(self, folder: Path, compose: Path = COMPOSE, *, seed: int = 0) -> None:
+    def __init__(self, folder: Path, compose: Path = COMPOSE, *, seed: int = 0, pace: float = PACE) -> None:
         """`folder` has `deployment`, made by `init_deploy`; a `compose` of JSON comes from Compose itself."""
         self.deployment = folder / "deployment"
         if compose.suffix == ".json":
@@ -60,7 +61,7 @@ class Station:
             services = read(compose, env_file(self.deployment / "compose.env"))
         self._cli = services["cli"]
         if "sentinel-1" in services:
-            services |= {name: self._operator(name, seed) for name in OPERATORS}
+            services |= {name: self._operator(name, seed, pace) for name in OPERATORS}
             services[RADIO] = self._radio()
         self.small_disk = "redis-3"
         self.struck = 0.0
@@ -186,7 +187,7 @@ class Station:
         """Where the operators write what they were told."""
         return [self.deployment / "data" / name / "told.jsonl" for name in OPERATORS]
 
-    def _operator(self, name: str, seed: int) -> Service:
+    def _operator(self, name: str, seed: int, pace: float) -> Service:
         folder = self.deployment / "data" / name
         folder.mkdir(mode=0o700, exist_ok=True)
         user, group = self._cli.user
@@ -196,7 +197,7 @@ class Station:
         return replace(
             self._cli,
             name=name,
-            command=(sys.executable, "-m", "tests.chaos.operator", name, str(seed)),
+            command=(sys.executable, "-m", "tests.chaos.operator", name, str(seed), str(pace)),
             environment={**self._cli.environment, "PYTHONPATH": str(ROOT)},
             mounts=(*mounts, Mount(folder, "/srv/station", read_only=False)),
             restart="unless-stopped",
