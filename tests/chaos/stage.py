@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ from tests.chaos.names import Names
 ROOT = Path(__file__).parents[2]
 BOX = Path(__file__).with_name("box.py")
 DEBIANS_POSTGRES = Path("/usr/lib/postgresql")
+SHARES = 1024
+"""An engine's own `cpu_shares`."""
 AGAIN = 0.5
 """Seconds before what ended is started again."""
 
@@ -269,6 +272,7 @@ class Stage:
                 stderr=log,
                 start_new_session=True,
             )
+        _share_processor(one.process.pid, service.raw.get("cpu_shares", SHARES))
         one.starts += 1
 
     def _hosts(self, one: Container) -> str:
@@ -308,6 +312,12 @@ class Stage:
                     lines.setdefault(a, []).append(f"neigh del {where}")
         for name, commands in lines.items():
             _ip(*commands, netns=name, strict=lost)
+
+
+def _share_processor(pid: int, shares: int) -> None:
+    """Weigh a container's session as an engine weighs its group: each nice value is a quarter (sched(7))."""
+    if shares != SHARES:
+        Path(f"/proc/{pid}/autogroup").write_text(str(round(math.log(SHARES / shares, 1.25))))
 
 
 def _link_programs(folder: Path) -> Path:
