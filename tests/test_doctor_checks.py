@@ -276,6 +276,7 @@ def test_a_lane_whose_consumer_group_is_gone(link: Link) -> None:
 def test_a_command_that_has_its_result_waits_no_more(link: Link) -> None:
     """What the server counts as the group's lag is not believed: Redis 7.0 goes on counting what is gone."""
     settings, keys = Settings(), StationKeys("station").lane("p0")
+    link.call("SET", keys.lease, "one:1:x")
     for number in range(3):
         link.call("XADD", keys.commands, "*", "c", number)
     link.call("XGROUP", "CREATE", keys.commands, "ingest", "0")
@@ -284,11 +285,11 @@ def test_a_command_that_has_its_result_waits_no_more(link: Link) -> None:
     assert "3 commands wait" in only(lanes(link, settings)).told  # delivered, and without a result
     link.call("XACK", keys.commands, "ingest", first)
     link.call("XDEL", keys.commands, first)
-    assert "2 commands wait" in " ".join(one.told for one in lanes(link, settings))
+    assert "2 commands wait" in only(lanes(link, settings)).told
     # As a failover leaves it: entries are gone that the group never saw.
     for id, _ in link.call("XRANGE", keys.commands, "-", "+"):
         link.call("XDEL", keys.commands, id)
-    assert [one.told for one in lanes(link, settings)] == ["no command waits in any of 8 lanes"]
+    assert only(lanes(link, settings)).told.startswith("no command waits")
 
 
 def test_an_archive_and_folds_that_stand_still(web: Web, web_yard: Yard) -> None:
