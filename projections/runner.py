@@ -138,7 +138,6 @@ class Runner:
             try:
                 self.follow(backoff.reset)
             except PositionLost:
-                self._second = True
                 continue
             except Unreachable as error:
                 self._tell("redis away", str(error), backoff)
@@ -192,7 +191,11 @@ class Runner:
             if events and min(positions.values(), key=_seq).seq < events[-1].event.seq:
                 step("events read")
                 began = traces.clock()
-                positions = self.commit(positions, events)
+                try:
+                    positions = self.commit(positions, events)
+                except PositionLost:
+                    self._second = True
+                    raise
                 step("rows committed")
                 traces.folded(self.lane, events, began)
                 self._changed()
@@ -259,8 +262,8 @@ class Runner:
                 raise PositionLost("the positions are to be read again")
             with self._engine.connect() as connection:
                 stand = standings(connection, self._standing, self.lane)
-            if any(stand[name].failure for name in positions):
-                raise PositionLost("a projection was set aside by another runner")
+            if any(stand[name].failure == "poison" for name in positions):
+                raise PositionLost("a projection was stopped by another runner")
             now_at = {name: stand[name].at for name in positions}
             if now_at == positions:
                 self._second = False

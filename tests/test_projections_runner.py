@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from projections.database import open_engine
 from projections.projection import ALERTS, ALL, COMMANDS, SOURCES
 from projections.runner import LogBroken, Positions, Runner, check_joined
-from projections.store import PositionLost
+from projections.store import PositionLost, note_trouble
 from streams.connection import connect
 from streams.messages import Logged
 from streams.tail import START, Position
@@ -242,6 +242,21 @@ def test_the_slower_of_two_gives_way_and_takes_over_what_is_left_lying(yard: Yar
             stop.set()
         for thread in threads.values():
             thread.join(timeout=10)
+    assert yard.all_rows() == folded(scribe.chain.events)
+
+
+def test_whoever_gives_way_goes_on_whatever_was_noted(yard: Yard) -> None:
+    """A trouble that is over, and still noted, keeps no runner looking on where nobody else works."""
+    scribe, stopping = yard.scribe(), threading.Event()
+    scribe.add("mic", running=True)
+    runner = runner_of(yard, stopping)
+    runner.positions()
+    with yard.engine.begin() as connection:
+        for projection in ALL:
+            note_trouble(connection, projection, LANE, "Postgres refused something", "database")
+    runner._second = True
+    with running(runner, stopping=stopping):
+        eventually(caught_up(yard, len(scribe.chain.events)), "the events folded")
     assert yard.all_rows() == folded(scribe.chain.events)
 
 
