@@ -39,6 +39,8 @@ EVERY = 0.02
 """Seconds between two writes that measure."""
 SWITCH_WITHIN = 30.0
 WHOLE_WITHIN = 60.0
+SEEN_WITHIN = 30.0
+"""Seconds in which every Sentinel has seen what each replica is by now: they ask every ten."""
 ANSWER_WITHIN = 60.0
 CALM = 1.0
 """Seconds of measuring before the switch and after it."""
@@ -123,7 +125,23 @@ def fit(redis: RedisSection) -> Address:
     (leads,) = named
     if not _whole(redis):
         raise NotFit(f"{leads} has not all of its {redis.replicas} replicas in sync and ready to be promoted")
+    _await_seen(redis)
     return leads
+
+
+def _await_seen(redis: RedisSection) -> None:
+    """Wait until no Sentinel takes a replica for something else than it is by now. Raises NotFit.
+
+    One that has not yet seen that a former primary follows demotes it again just as another promotes it:
+    no primary then, until the failover is given up after ten seconds.
+    """
+    if _await(lambda: _unready(redis) == set() or None, SEEN_WITHIN) is None:
+        names = ", ".join(sorted(map(str, _unready(redis))))
+        raise NotFit(f"not every Sentinel sees a replica that can be promoted in {names}")
+
+
+def _unready(redis: RedisSection) -> set[Address]:
+    return {one for opinion in sentinel.ask(redis) for one in opinion.unready}
 
 
 def switch(redis: RedisSection, leads: Address) -> Form:

@@ -48,12 +48,17 @@ class NoPrimary(Exception):
 
 
 class Opinion(msgspec.Struct, frozen=True):
-    """What one Sentinel says of the primary; `replicas` is None where it does not tell."""
+    """What one Sentinel says of the primary; `replicas` is None where it does not tell.
+
+    `unready` are those of them that it would not promote, or would demote again if another did: it asks
+    each every ten seconds, and last saw a primary, or one that must not be promoted.
+    """
 
     address: Address
     epoch: int
     flags: frozenset[str]
     replicas: frozenset[Address] | None = None
+    unready: frozenset[Address] = frozenset()
 
     @property
     def failing(self) -> bool:
@@ -212,12 +217,19 @@ def open_sentinel(sentinel: str, redis: RedisSection) -> Connection:
 
 def _parse(said: list[Any], replicas: list[list[Any]] | None) -> Opinion:
     fields = _fields(said)
+    each = [_fields(one) for one in replicas or ()]
     return Opinion(
         address=_address(fields),
         epoch=int(fields["config-epoch"]),
         flags=frozenset(fields["flags"].split(",")),
-        replicas=None if replicas is None else frozenset(_address(_fields(one)) for one in replicas),
+        replicas=None if replicas is None else frozenset(map(_address, each)),
+        unready=frozenset(_address(one) for one in each if _unready(one)),
     )
+
+
+def _unready(replica: dict[str, str]) -> bool:
+    down = "s_down" in replica["flags"].split(",")
+    return not down and (replica.get("role-reported") == "master" or replica.get("slave-priority") == "0")
 
 
 def _fields(flat: list[Any]) -> dict[str, str]:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from control.drill import longest_gap
+from control.drill import NotFit, fit, longest_gap
+from streams import sentinel
+from streams.sentinel import Address
+from tests.fix_servers import Trio, eventually
 from tests.fix_whole import Whole
 
 
@@ -59,3 +62,27 @@ def test_a_station_that_is_not_whole_is_left_alone(whole: Whole) -> None:
         os.kill(pid, signal.SIGCONT)
     assert told.returncode == 1
     assert "2 of 3 Sentinels answer" in told.stderr
+
+
+@pytest.mark.chaos
+def test_it_waits_until_every_sentinel_has_seen_who_follows(sentinel_trio: Trio) -> None:
+    """After a switch, one that still takes the former primary for one would demote it as it is promoted."""
+    trio, redis = sentinel_trio, sentinel_trio.redis
+    leads = trio.primary()
+    former = Address("127.0.0.1", trio.port(leads))
+    trio.ask(trio.SENTINELS[0], "SENTINEL", "FAILOVER", redis.service)
+    trio.wait_for_other_primary(leads)
+
+    def unready() -> list[frozenset[Address]]:
+        return [opinion.unready for opinion in sentinel.ask(redis)]
+
+    eventually(lambda: frozenset({former}) in unready(), "a Sentinel that takes the former primary for one")
+
+    def found() -> Address | None:
+        try:
+            return fit(redis)
+        except NotFit:
+            return None
+
+    eventually(found, "a station fit for a drill", 60)
+    assert unready() == [frozenset()] * 3

@@ -26,7 +26,8 @@ def failover() -> int:
     """Switch the Redis primary in order, while commands are given, and say what it cost them.
 
     Nothing that was confirmed is lost by it. The commands stop a source named `drill`, which there is not,
-    so each is answered and nothing else happens. Needs the password of the role `admin`.
+    so each is answered and nothing else happens. Waits first until every Sentinel has seen the last switch,
+    at most 30 s. Needs the password of the role `admin`.
     """
     from control.drill import NotFit, NotSwitched
     from control.drill import drill as run
