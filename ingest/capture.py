@@ -180,7 +180,7 @@ class Capture:
                 self.decoded = chain.decoded
                 pause = due.pause(frames / audio.rate)
                 held = (pause or 0.0) > 0.0
-                if pause is not None:
+                if pause:
                     self._stopping.wait(pause)
                 while audio.pace == "fast" and chain.full and not self._stopping.wait(BLOCK_SECONDS):
                     pass  # it can wait, so that all of it is measured

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 from ingest.audio import Audio, Shaped
 from ingest.decoding.nursery import Nursery
 from ingest.device_source import DeviceSource
@@ -21,6 +23,18 @@ from streams.vocabulary import (
     StreamSettings,
 )
 
+SOONEST, LATEST = 0.05, 0.5
+EACH = 0.0025
+
+
+def gathering(streams: int) -> float:
+    """Seconds for which a stream's audio may gather before it is read, where there are so many.
+
+    Each time that a stream is looked after costs its threads and its decoding process a waking: as much as
+    a quarter of a second of its audio.
+    """
+    return min(max(streams * EACH, SOONEST), LATEST)
+
 
 class Inputs:
     """What the sources of a process have in common. Thread-safe."""
@@ -38,6 +52,7 @@ class Inputs:
         self.stalled_after = self._fetch.stalled_after
         self._fence = fence or Fence(self._fetch)
         self._nursery = nursery or Nursery()
+        self._streams = WeakSet[StreamSource]()
 
     def open(self, settings: LoggedSettings) -> Audio:
         """The source, opened; where that takes its time, its blocks say so. Raises SourceFailed."""
@@ -60,7 +75,12 @@ class Inputs:
                 return DeviceSource(settings, self._fetch.give_up_after, self._nursery)
             case StreamSettings():
                 # Its signal path is where it is decoded: what leaves there is less, and on another core.
-                return StreamSource(settings, self._fence, self._fetch, self._nursery)
+                stream = StreamSource(settings, self._fence, self._fetch, self._nursery, self._gather)
+                self._streams.add(stream)
+                return stream
+
+    def _gather(self) -> float:
+        return gathering(len(self._streams))
 
     def _section(self, pipe: str) -> PipeSection:
         if pipe not in self._pipes:

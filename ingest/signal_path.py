@@ -76,6 +76,8 @@ class SignalPath:
     def _mixed(self, block: Samples) -> Samples:
         if block.ndim == 1:
             block = block[:, np.newaxis]
+        if block.shape[1] == 1:
+            return block
         if self._channel == "mix":
             return np.asarray(block.mean(axis=1, keepdims=True), np.float32)
         if self._channel is not UNSET:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import structlog
@@ -28,15 +28,25 @@ log = structlog.get_logger(__name__)
 
 
 class StreamSource:
-    """A stream, as its settings say; connecting begins at once, and `blocks` says how that went."""
+    """A stream, as its settings say; connecting begins at once, and `blocks` says how that went.
+
+    `gather` is as for `Client`.
+    """
 
     is_live = True
 
-    def __init__(self, settings: StreamSettings, fence: Fence, fetch: FetchSection, nursery: Nursery) -> None:
+    def __init__(
+        self,
+        settings: StreamSettings,
+        fence: Fence,
+        fetch: FetchSection,
+        nursery: Nursery,
+        gather: Callable[[], float],
+    ) -> None:
         self._settings = settings
         self._limits = fetch
         self._nursery = nursery
-        self._fetch = Fetch(fence, fetch, take=self._take, receive=self._receive)
+        self._fetch = Fetch(fence, fetch, take=self._take, receive=self._receive, gather=gather)
         self._decoder: Decoder | None = None
         self._failure: SourceFailed | None = None
         self._ended = False
@@ -94,7 +104,8 @@ class StreamSource:
         for block in decoder.blocks():
             if len(block):
                 heard = time.monotonic()
-            elif time.monotonic() - heard > self._limits.give_up_after:
+            # A little later than who fetches: that nothing comes is the better word for it.
+            elif time.monotonic() - heard > self._limits.give_up_after + WAIT:
                 raise SourceFailed(f"{self.status}, but no audio for {self._limits.give_up_after:g} s")
             yield block
             # The time that the listener took for the last block is not the stream's.

@@ -226,7 +226,7 @@ def test_a_stall_is_waited_for_and_then_given_up(inputs: Inputs, radio: Radio) -
     with tuned(inputs, radio.plays("/live", tone(500))) as source:
         lengths, why = until_it_fails(source)
     assert why.endswith("connected, but nothing came for 1.5 s")
-    assert lengths.count(0) > 5
+    assert lengths.count(0) >= 3
     assert sum(lengths) > RATE
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
+import select
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import av
 import msgspec
 import numpy as np
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
@@ -24,6 +27,7 @@ from ingest.decoding.wire import (
     FAILED,
     FORMAT,
     LOST,
+    MOST,
     SECONDS,
     Format,
     Task,
@@ -44,7 +48,8 @@ OPTIONS = {
 RTP_OPTIONS = {"protocol_whitelist": "rtp,udp", "format_whitelist": "sdp,rtp,rtsp"}
 BUFFER = 4096
 """Bytes that FFmpeg reads at a time: few, so that a slow stream is heard soon."""
-POUR_SECONDS = BLOCK_SECONDS / 2
+MOST_SECONDS = 0.5
+"""Of audio that are given away at once: what comes in bunches, and from servers that send ahead."""
 GIVE_UP = 2 * 1024 * 1024
 """Bytes without any audio in them after which they are no audio."""
 CHANGED = 32 * 1024
@@ -62,11 +67,29 @@ class Refused(Exception):
     """Raised when what comes is nothing that can be decoded; the text says why, for people."""
 
 
-class Feed:
-    """The pipe as FFmpeg reads it, with how much of it was read since audio last came of it."""
+class Given(NamedTuple):
+    """What frames have in common that can be shaped together."""
 
-    def __init__(self, pipe: int) -> None:
+    codec: str
+    container: str
+    rate: int
+    layout: str
+    channels: int
+    samples: str
+    title: str | None
+
+
+class Feed:
+    """The pipe as FFmpeg reads it, with how much of it was read since audio last came of it.
+
+    `meanwhile` is called before more is waited for.
+    """
+
+    def __init__(self, pipe: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         self._pipe = pipe
+        self._meanwhile = meanwhile
+        self._readable = select.poll()
+        self._readable.register(pipe, select.POLLIN)
         self._held = b""
         self._turned = False
         self._border = Border()
@@ -79,6 +102,8 @@ class Feed:
             return b""
         data, self._held = self._held[:size], self._held[size:]
         if not data:
+            if not self._readable.poll(0):
+                self._meanwhile()
             data = os.read(self._pipe, size)
             self._ended = not data
         at = self._border.find(data)
@@ -99,65 +124,65 @@ class Feed:
 
 
 class Sink:
-    """Where samples go: shaped, in blocks of a tenth of a second."""
+    """Where samples go: shaped, as many at once as came, for each frame by itself costs far more."""
 
     def __init__(self, pipe: int, task: Task) -> None:
         self._pipe = pipe
         self._path = SignalPath(task)
-        self._given: tuple[str, str, int, int, str | None] | None = None
-        self._raw: list[Samples] = []
-        self._raw_frames = 0
-        self._kept: list[Samples] = []
+        self._given: Given | None = None
+        self._gathered = AudioFifo()
         self._frames = 0
         self._told: Format | None = None
 
-    def put(self, frame: AudioFrame, codec: str, container: str, title: str | None = None) -> None:
-        """Take a decoded frame. Raises Refused."""
-        samples = samples_of(frame)
-        given = codec, container, frame.sample_rate, samples.shape[1], title
+    def put(
+        self,
+        frame: AudioFrame,
+        codec: str,
+        container: str,
+        title: str | None = None,
+        most: float = MOST_SECONDS,
+    ) -> None:
+        """Take a decoded frame, and give away what came where that is `most` seconds. Raises Refused."""
+        given = Given(
+            codec, container, frame.sample_rate, frame.layout.name, frame.layout.nb_channels,
+            frame.format.name, title,
+        )  # fmt: skip
         if given != self._given:
-            self._pour()
-            self._given = given
-        self._raw.append(samples)
-        self._raw_frames += len(samples)
-        if self._raw_frames >= frame.sample_rate * POUR_SECONDS:
-            self._pour()
+            self.pour()
+            _check(frame)
+            self._given, self._gathered = given, AudioFifo()
+        frame.pts = None  # gaps are somebody else's
+        self._gathered.write(frame)
+        self._frames += frame.samples
+        if self._frames >= given.rate * most:
+            self.pour()
 
-    def _pour(self) -> None:
-        """Shape what has come of one format: several frames at once, for each by itself costs more."""
-        if self._given is None or not self._raw:
+    def pour(self) -> None:
+        """Give away what has come."""
+        given, frames = self._given, self._gathered.read()
+        self._frames = 0
+        if given is None or frames is None:
             return
-        codec, container, rate, channels, title = self._given
-        shaped = self._path.feed(np.concatenate(self._raw), rate)
-        self._raw, self._raw_frames = [], 0
+        shaped = self._path.feed(samples_of(frames), given.rate)
         told = Format(
-            codec=codec,
-            container=container,
-            given_rate=rate,
-            given_channels=channels,
+            codec=given.codec,
+            container=given.container,
+            given_rate=given.rate,
+            given_channels=given.channels,
             rate=self._path.rate,
             channels=self._path.channels,
-            title=title,
+            title=given.title,
         )
         if told != self._told:
             self._told = told
             self._tell(FORMAT, msgspec.json.encode(told))
-        self._kept.append(shaped)
-        self._frames += len(shaped)
-        wanted = max(1, round(self._path.rate * BLOCK_SECONDS))
-        if self._frames >= wanted:
-            whole = np.concatenate(self._kept)
-            end = len(whole) // wanted * wanted
-            for at in range(0, end, wanted):
-                self._tell(AUDIO, np.ascontiguousarray(whole[at : at + wanted]).tobytes())
-            self._kept, self._frames = [whole[end:]], len(whole) - end
+        self._hand_over(shaped)
 
     def finish(self) -> None:
         """The audio ends here."""
-        self._pour()
-        rest = np.concatenate([*self._kept, self._path.flush()]) if self._told else np.zeros((0, 1))
-        if len(rest):
-            self._tell(AUDIO, np.ascontiguousarray(rest, dtype=np.float32).tobytes())
+        self.pour()
+        if self._told:
+            self._hand_over(self._path.flush())
 
     def lost(self, seconds: float) -> None:
         """Say how much audio was lost on its way, so far."""
@@ -167,28 +192,40 @@ class Sink:
         """Say why there will be no more."""
         self._tell(FAILED, why.encode())
 
+    def _hand_over(self, samples: Samples) -> None:
+        step = MOST // (4 * samples.shape[1])
+        for at in range(0, len(samples), step):
+            self._tell(AUDIO, np.ascontiguousarray(samples[at : at + step], np.float32).tobytes())
+
     def _tell(self, kind: bytes, body: bytes) -> None:
         message = memoryview(packed(kind, body))
         while message:
             message = message[os.write(self._pipe, message) :]
 
 
-def samples_of(frame: AudioFrame) -> Samples:
-    """A frame's samples, shape (frames, channels), full scale ±1. Raises Refused beyond all reason."""
-    channels, rate = frame.layout.nb_channels, frame.sample_rate
+def _check(frame: AudioFrame) -> None:
+    """Raises Refused where what a frame says of itself is beyond all reason."""
+    channels, rate, kind = frame.layout.nb_channels, frame.sample_rate, _kind(frame)
     if not RATES[0] <= rate <= RATES[1]:
         raise Refused(f"it says it has {rate} Hz; {RATES[0]} to {RATES[1]} Hz can be played")
     if not 1 <= channels <= MOST_CHANNELS:
         raise Refused(f"it says it has {channels} channels; at most {MOST_CHANNELS} can be played")
-    kind = frame.format.name.removesuffix("p")
     if kind not in _SCALES:
         raise Refused(f"its samples are of the kind {frame.format.name!r}, which cannot be played")
-    found = frame.to_ndarray()
-    array = found.T if frame.format.is_planar else found.reshape(-1, channels)
+
+
+def samples_of(frame: AudioFrame) -> Samples:
+    """A frame's samples, shape (frames, channels), full scale ±1."""
+    kind, found = _kind(frame), frame.to_ndarray()
+    array = found.T if frame.format.is_planar else found.reshape(-1, frame.layout.nb_channels)
     samples = array.astype(np.float32, copy=False)
     if kind == "u8":
         samples = samples - np.float32(128.0)
     return samples if _SCALES[kind] == 1.0 else samples * np.float32(1.0 / _SCALES[kind])
+
+
+def _kind(frame: AudioFrame) -> str:
+    return frame.format.name.removesuffix("p")
 
 
 def title_of(comments: Mapping[str, str]) -> str | None:
@@ -206,7 +243,7 @@ def decode(source: int, target: int, task: Task) -> int:
         if task.sdp:
             _decode_rtp(task.sdp, sink)
         else:
-            _decode(Feed(source), sink)
+            _decode(Feed(source, sink.pour), sink)
         sink.finish()
     except BrokenPipeError:
         return 0  # nobody listens any more
@@ -245,11 +282,12 @@ def _decode(feed: Feed, sink: Sink) -> None:
         with container:
             streams = container.streams.audio
             title = title_of({**(streams[0].metadata if streams else {}), **container.metadata})
+            name = container.format.name
             for frame, codec in _frames(container, feed):
                 if comments := frame.metadata:
                     # Ogg tells them anew where one piece follows another.
                     title = title_of(comments)
-                sink.put(frame, codec, container.format.name, title)
+                sink.put(frame, codec, name, title)
                 feed.idle = 0
                 heard = True
         feed.turn()
@@ -292,7 +330,7 @@ def _decode_rtp(sdp: str, sink: Sink) -> None:
                 begin = float(frame.pts * frame.time_base)
                 if gaps.seen(begin, frame.samples / frame.sample_rate):
                     sink.lost(gaps.seconds)
-            sink.put(frame, codec, "rtp")
+            sink.put(frame, codec, "rtp", most=BLOCK_SECONDS)
 
 
 class _Text:
@@ -310,7 +348,7 @@ class _Endless(Feed):
     """Stands for what FFmpeg receives itself."""
 
     def __init__(self) -> None:
-        super().__init__(-1)
+        self.idle = 0
 
 
 def _kinds(container: av.container.InputContainer) -> str:

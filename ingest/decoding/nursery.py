@@ -34,7 +34,7 @@ from ingest.decoding.wire import (
 from ingest.file_source import SourceFailed
 
 READ = 65_536
-WAIT = 0.1
+WAIT = 0.3
 """Seconds after which who waits looks up."""
 LAST_WORD = 1.0
 """Seconds to wait for how a process ended, once its pipe is closed."""
@@ -60,6 +60,8 @@ class Decoder:
         self._closing = threading.Event()
         self._fed = threading.Lock()
         self._room = capacity(target)
+        self._readable = select.poll()
+        self._readable.register(target, select.POLLIN)
         os.set_blocking(source, False)
 
     def feed(self, data: bytes) -> bool:
@@ -106,7 +108,7 @@ class Decoder:
         """
         nothing = np.zeros((0, 1), np.float32)
         while True:
-            if not _ready(self._target, select.POLLIN, WAIT):
+            if not self._readable.poll(WAIT * 1000):
                 yield nothing
                 continue
             data = os.read(self._target, READ)

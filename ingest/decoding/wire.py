@@ -13,10 +13,10 @@ FORMAT, AUDIO, LOST, FAILED = b"F", b"A", b"L", b"E"
 SECONDS = struct.Struct("<d")
 """What LOST holds: how much audio was lost so far."""
 MOST = 4 * 1024 * 1024
-"""Bytes in one message: a tenth of a second of 64 channels at 192 kHz is more than that, and refused."""
+"""Bytes in one message; what says that it is longer is nonsense."""
 
 BLOCK_SECONDS = 0.1
-"""Of one AUDIO; the last may be shorter."""
+"""Of one AUDIO, of what comes without a break."""
 
 WELL = "well"
 """How a decoding process has ended that came to the end of its work."""

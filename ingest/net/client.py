@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
@@ -43,13 +43,19 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """The connections of one source. `close` may be called from any thread, and ends every wait."""
+    """The connections of one source. `close` may be called from any thread, and ends every wait.
 
-    def __init__(self, fence: Fence, fetch: FetchSection) -> None:
+    `gather` says for how many seconds a stream's audio gathers with the kernel before all of it is read.
+    """
+
+    def __init__(self, fence: Fence, fetch: FetchSection, gather: Callable[[], float]) -> None:
         self._fence = fence
         self._fetch = fetch
         self._open: set[_Wire] = set()
         self._closed = threading.Event()
+        self._gather = gather
+        self.gathers = False
+        """Whether what comes now is a stream's audio."""
         # None is kept for the next request: servers close what is idle, and each new one is checked anew.
         self._pool = httpcore.ConnectionPool(
             ssl_context=_trust(fetch.ca_file), network_backend=_Backend(self), max_keepalive_connections=0
@@ -89,6 +95,12 @@ class Client:
         self._closed.set()
         for wire in list(self._open):
             wire.cut()
+
+    def gather(self) -> float:
+        """Let audio gather, unless all is closed meanwhile; for how many seconds."""
+        seconds = self._gather()
+        self._closed.wait(seconds)
+        return seconds
 
     @contextmanager
     def _answer(self, url: str, extra: Mapping[str, str]) -> Iterator[httpcore.Response]:
@@ -178,12 +190,22 @@ class _Wire(httpcore.NetworkStream):
         client._open.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._client.gathers and not self._some():
+            gathered = self._client.gather()
+            timeout = None if timeout is None else max(timeout - gathered, gathered)
         data = self._stream.read(max_bytes, timeout)
         if not self._greeted:
             self._greeted = True
             if data.startswith(SHOUTCAST):
                 data = HTTP + data[len(SHOUTCAST) :]
         return data
+
+    def _some(self) -> bool:
+        """Whether there is something to read now."""
+        encrypted = self._stream.get_extra_info("ssl_object")
+        return bool(encrypted is not None and encrypted.pending()) or bool(
+            self._stream.get_extra_info("is_readable")
+        )
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, timeout)

@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 class Fetch:
     """Fetches one stream, in a thread of its own.
 
-    `take` gets its bytes and says whether more are wanted, `receive` what an SDP describes instead.
+    `take` gets its bytes and says whether more are wanted, `receive` what an SDP describes instead. `gather`
+    is as for `Client`.
     `status` tells people how far it has come, `title` what is played by the stream's own word.
     """
 
@@ -37,6 +38,7 @@ class Fetch:
         *,
         take: Callable[[bytes], bool],
         receive: Callable[[Description], None],
+        gather: Callable[[], float],
     ) -> None:
         self.status = "connecting"
         self.title: str | None = None
@@ -46,7 +48,7 @@ class Fetch:
         """Bytes of audio so far."""
         self._fence = fence
         self._fetch = fetch
-        self._client = Client(fence, fetch)
+        self._client = Client(fence, fetch, gather)
         self._take = take
         self._receive = receive
         self._stop = threading.Event()
@@ -71,6 +73,7 @@ class Fetch:
         if depth > DEEPEST:
             raise SourceFailed(f"{shown(url)}: more than {DEEPEST} playlists that name one another")
         self.status = f"connecting to {shown(url)}"
+        self._client.gathers = False
         with self._client.get(url, {"Icy-MetaData": "1"}) as response:
             self.status = f"connected to {shown(response.url)}"
             head = _head(response.data)
@@ -107,6 +110,7 @@ class Fetch:
 
     def _play(self, response: Response, data: Iterator[bytes]) -> None:
         woven = Icy(response.headers)
+        self._client.gathers = True
         for part in data:
             audio = woven.audio(part)
             self.title = woven.title
