@@ -8,6 +8,7 @@ from ingest.backlog import Waiting
 from ingest.evidence import Evidence
 from ingest.listener import Listener, Noted
 from ingest.meters import Block, Gauge
+from ingest.turns import TURN
 
 
 class Chain:
@@ -50,9 +51,11 @@ class Chain:
 
         `waiting` is what stands behind it, where that is known; `title` what is played.
         """
-        # First of all it is kept: a recording begins before what is heard in it.
-        self._evidence.add(block)
-        self._listener.add(block)
+        self._evidence.make_room(len(block))
+        with TURN:
+            # First of all it is kept: a recording begins before what is heard in it.
+            self._evidence.add(block)
+            self._listener.add(block)
         if self._gauge is not None:
             self._gauge.decoded, self._gauge.title = self.decoded, title
             if waiting is not None:
@@ -61,7 +64,8 @@ class Chain:
 
     def finish(self) -> None:
         """The audio ends here: tell what was still being listened to."""
-        self._listener.finish()
+        with TURN:
+            self._listener.finish()
 
     def close(self) -> None:
         """Measure what is there, and no more."""

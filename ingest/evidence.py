@@ -128,8 +128,6 @@ class Evidence:
         ring = self._ring
         if ring is None or self._recorder is None:
             return
-        if not self._live:
-            self._wait(ring, len(block))
         ring.add(block)
         if self._alert is not None and self._alert.over:
             self._alert = None
@@ -178,8 +176,11 @@ class Evidence:
     def _frame(self, ring: Ring, seconds: float) -> int:
         return max(0, round((seconds - self._base) * ring.rate))
 
-    def _wait(self, ring: Ring, frames: int) -> None:
-        """Let the disk keep up with audio that comes faster than it sounds."""
+    def make_room(self, frames: int) -> None:
+        """Let the disk keep up with audio that comes faster than it sounds, before so much of it is added."""
+        ring = self._ring
+        if ring is None or self._live:
+            return
         until = time.monotonic() + PATIENCE
         takes = [take for take in (self._alert, self._segment) if take is not None]
         while any(take.at < ring.written + frames - ring.frames for take in takes):

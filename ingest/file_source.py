@@ -1,10 +1,10 @@
-"""Recordings as audio sources, read by libsndfile in blocks of a tenth of a second."""
+"""Recordings as audio sources, read by libsndfile block by block."""
 
 from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -53,8 +53,13 @@ class FileSource:
     title = None
     waiting = NOTHING
 
-    def __init__(self, settings: FileSettings, *, block_seconds: float = BLOCK_SECONDS) -> None:
-        """Open the recording. Raises SourceFailed, NotReadable."""
+    def __init__(
+        self, settings: FileSettings, *, length: Callable[[], float] = lambda: BLOCK_SECONDS
+    ) -> None:
+        """Open the recording; `length` says of how many seconds the next block is to be.
+
+        Raises SourceFailed, NotReadable.
+        """
         self._path = settings.path
         self._loop = settings.loop
         self._file = _opened(Path(settings.path))
@@ -62,7 +67,7 @@ class FileSource:
         self.channels: int = self._file.channels
         self.pace: Literal["clock", "fast"] = "clock" if settings.pace == "realtime" else "fast"
         self.status = f"playing {settings.path}"
-        self._frames = max(1, round(self.rate * block_seconds))
+        self._length = length
         self._at = 0
 
     @property
@@ -72,24 +77,25 @@ class FileSource:
         return frames / self.rate if frames < UNKNOWN else None
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of `block_seconds`, shape (frames, channels); the last of what does not loop is shorter.
+        """Its blocks, shape (frames, channels); the last of what does not loop is shorter.
 
         Where it loops, a block goes on at the beginning without a gap. Raises SourceFailed.
         """
-        if self._loop and self._file.frames < self._frames:
+        if self._loop and self._file.frames < self._wanted():
             yield from self._repeated()
             return
         while True:
-            block = self._read(self._frames)
-            while self._loop and len(block) < self._frames:
+            wanted = self._wanted()
+            block = self._read(wanted)
+            while self._loop and len(block) < wanted:
                 self._rewind()
-                more = self._read(self._frames - len(block))
+                more = self._read(wanted - len(block))
                 if not len(more):
                     raise SourceFailed(f"{self._path} holds no audio")
                 block = np.concatenate([block, more])
             if len(block):
                 yield block
-            if len(block) < self._frames:
+            if len(block) < wanted:
                 return
 
     def close(self) -> None:
@@ -98,14 +104,18 @@ class FileSource:
 
     def _repeated(self) -> Iterator[Block]:
         """A recording shorter than a block, read once: rewinding for each pass could take longer than it."""
-        whole = self._read(self._frames)
+        frames = self._wanted()
+        whole = self._read(frames)
         if not len(whole):
             raise SourceFailed(f"{self._path} holds no audio")
-        repeated = np.concatenate([whole] * (math.ceil(self._frames / len(whole)) + 1))
+        repeated = np.concatenate([whole] * (math.ceil(frames / len(whole)) + 1))
         offset = 0
         while True:
-            yield repeated[offset : offset + self._frames]
-            offset = (offset + self._frames) % len(whole)
+            yield repeated[offset : offset + frames]
+            offset = (offset + frames) % len(whole)
+
+    def _wanted(self) -> int:
+        return max(1, round(self.rate * self._length()))
 
     def _read(self, frames: int) -> Block:
         try:

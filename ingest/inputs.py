@@ -7,11 +7,12 @@ from weakref import WeakSet
 from ingest.audio import Audio, Shaped
 from ingest.decoding.nursery import Nursery
 from ingest.device_source import DeviceSource
-from ingest.file_source import FileSource, SourceFailed
+from ingest.file_source import BLOCK_SECONDS, FileSource, SourceFailed
 from ingest.net.fence import Fence
 from ingest.pipe_source import PipeSource
 from ingest.signal_path import is_neutral
 from ingest.stream_source import StreamSource
+from ingest.turns import gathering
 from streams.inputs import FetchSection, Pipes, PipeSection
 from streams.vocabulary import (
     DeviceSettings,
@@ -22,18 +23,6 @@ from streams.vocabulary import (
     SourceSettings,
     StreamSettings,
 )
-
-SOONEST, LATEST = 0.05, 0.5
-EACH = 0.0025
-
-
-def gathering(streams: int) -> float:
-    """Seconds for which a stream's audio may gather before it is read, where there are so many.
-
-    Each time that a stream is looked after costs its threads and its decoding process a waking: as much as
-    a quarter of a second of its audio.
-    """
-    return min(max(streams * EACH, SOONEST), LATEST)
 
 
 class Inputs:
@@ -52,13 +41,14 @@ class Inputs:
         self.stalled_after = self._fetch.stalled_after
         self._fence = fence or Fence(self._fetch)
         self._nursery = nursery or Nursery()
-        self._streams = WeakSet[StreamSource]()
+        self._open = WeakSet[Audio]()
 
     def open(self, settings: LoggedSettings) -> Audio:
         """The source, opened; where that takes its time, its blocks say so. Raises SourceFailed."""
         if isinstance(settings, ForeignSettings):
             raise SourceFailed(f"only a newer version can run it: {settings.why}")
         audio = self._opened(settings)
+        self._open.add(audio)
         return audio if is_neutral(settings) or isinstance(audio, StreamSource) else Shaped(audio, settings)
 
     def close(self) -> None:
@@ -68,19 +58,19 @@ class Inputs:
     def _opened(self, settings: SourceSettings) -> Audio:
         match settings:
             case FileSettings():
-                return FileSource(settings)
+                if settings.pace != "realtime":
+                    return FileSource(settings)
+                return FileSource(settings, length=lambda: max(BLOCK_SECONDS, self._gather()))
             case PipeSettings():
                 return PipeSource(settings.pipe, self._section(settings.pipe), self._fetch.give_up_after)
             case DeviceSettings():
                 return DeviceSource(settings, self._fetch.give_up_after, self._nursery)
             case StreamSettings():
                 # Its signal path is where it is decoded: what leaves there is less, and on another core.
-                stream = StreamSource(settings, self._fence, self._fetch, self._nursery, self._gather)
-                self._streams.add(stream)
-                return stream
+                return StreamSource(settings, self._fence, self._fetch, self._nursery, self._gather)
 
     def _gather(self) -> float:
-        return gathering(len(self._streams))
+        return gathering(len(self._open))
 
     def _section(self, pipe: str) -> PipeSection:
         if pipe not in self._pipes:

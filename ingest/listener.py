@@ -20,7 +20,6 @@ from ingest.ring import is_finite
 from ingest.same.decoder import Decoder
 from ingest.same.header import parse
 from ingest.same.heard import BurstHeard, EndHeard, Heard, MessageHeard, ToneHeard
-from ingest.turns import TURN
 from streams.alerts import AlertBurst, AlertEnded, AlertFact, AlertReceived, Tone
 from streams.messages import now
 from streams.recordings import RecordingFact
@@ -97,8 +96,7 @@ class Listener:
             if self._decoder is None:
                 self._decoder, self._begun = Decoder(self._rate), self._read - frames / self._rate
             samples = np.concatenate([mono(block) for block in blocks])
-            with TURN:
-                heard = self._decoder.feed(samples)
+            heard = self._decoder.feed(samples)
         except Exception:  # the capture goes on without it; that nothing is decoded is watched elsewhere
             log.exception("decoder failed", source=self._source)
             self._decoder, self._again = None, self._read + TRY_AGAIN

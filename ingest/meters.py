@@ -20,7 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from ingest.bank import Bank, Measured, Outside
-from ingest.turns import TURN
+from ingest.turns import TURN, gathering
 from streams.alerts import MeasuredKind
 from streams.messages import Level, now
 from streams.readings import Readings
@@ -30,11 +30,11 @@ Block = NDArray[np.float32] | NDArray[np.float64]
 """Samples, full scale ±1.0: one row a frame, one column a channel (or one dimension for mono)."""
 
 PERIOD = 0.1
-"""Seconds between two rounds."""
+"""Seconds between two rounds, at least."""
 HELD = 30.0
 """Seconds of a source's audio that may wait for its meter; what is more is not measured."""
-ROUNDS = 300
-"""Chunks of a source in one round, at most: all that may wait."""
+ROUNDS = 20
+"""Chunks of a source in one round, at most: the sources of the other banks wait meanwhile."""
 SETTLING = 30.0
 """Seconds after which a source's clock is watched: what a stream sends ahead is over by then."""
 CLOCKED = (300.0, 900.0)
@@ -236,7 +236,8 @@ class Meters:
                 self.step()
             except Exception:  # one source's audio must not end the meters of all
                 log.exception("meters failed")
-            due = max(due + PERIOD, time.monotonic())
+            sources = sum(map(len, self._places.values()))
+            due = max(due + max(PERIOD, gathering(sources)), time.monotonic())
             stop.wait(due - time.monotonic())
 
     def step(self) -> None:

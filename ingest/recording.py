@@ -30,7 +30,7 @@ class Recording(msgspec.Struct, frozen=True):
 def opened(path: str) -> Recording:
     """Open a recording: what libsndfile does not know, FFmpeg may. Raises SourceFailed."""
     try:
-        source = FileSource(FileSettings(path=path, pace="fast"), block_seconds=BLOCK_SECONDS)
+        source = FileSource(FileSettings(path=path, pace="fast"), length=lambda: BLOCK_SECONDS)
     except NotReadable:
         return _by_ffmpeg(path)
     return Recording(source.rate, source.seconds, source.blocks())

@@ -76,7 +76,7 @@ class Tap:
         self.opened = 0
         self.error: Exception | None = None
 
-    def __call__(self, settings: FileSettings) -> Tap:
+    def __call__(self, settings: FileSettings, *, length: Callable[[], float] | None = None) -> Tap:
         self.opened += 1
         self.rate, self.channels, self.pace = RATE, 1, "clock" if settings.pace == "realtime" else "fast"
         if not settings.path.startswith("/tap"):

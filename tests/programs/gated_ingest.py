@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ingest.inputs
@@ -17,11 +18,11 @@ from streams.vocabulary import FileSettings
 class Gated(FileSource):
     """A recording that takes its time to open where its name begins with "gated"."""
 
-    def __init__(self, settings: FileSettings) -> None:
+    def __init__(self, settings: FileSettings, *, length: Callable[[], float]) -> None:
         path = Path(settings.path)
         while path.name.startswith("gated") and not path.with_suffix(".open").exists():
             time.sleep(0.02)
-        super().__init__(settings)
+        super().__init__(settings, length=length)
 
 
 if __name__ == "__main__":
