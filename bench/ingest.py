@@ -365,8 +365,9 @@ def rounded(one: dict[str, Any]) -> dict[str, Any]:
 def row(one: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table."""
     soak = f", {one['seconds'] / 60:.0f} minutes" if one["seconds"] == SOAK else ""
+    name = one["kind"] if one["sources"] == 1 else f"{one['kind']}s"
     return (
-        f"{one['sources']:.0f} {one['kind']}s{soak}", f"{one['cores']:.2f}", f"{one['sources_per_core']:.0f}",
+        f"{one['sources']:.0f} {name}{soak}", f"{one['cores']:.2f}", f"{one['sources_per_core']:.0f}",
         f"{one['slowest']:.3f}", f"{one['dropped_seconds']:.1f} s, {one['missing_levels']:.0f} levels",
         f"{one['megabytes']:.1f}, {one['beside_ring']:.1f}",
         f"{one['level_p50_ms']:.0f} / {one['level_p99_ms']:.0f} ms",
