@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import soundfile
+from av.audio.frame import AudioFrame
 
 from ingest.capture import Capture
+from ingest.decoding.decoder import Sink
+from ingest.decoding.wire import AUDIO, HEAD, Task
 from ingest.file_source import SourceFailed
 from ingest.inputs import Inputs
 from ingest.meters import Block
@@ -251,3 +256,22 @@ def test_closing_ends_a_wait_at_once(inputs: Inputs, mute: int) -> None:
         begun = time.monotonic()
     assert time.monotonic() - begun < 0.5
     assert not source._thread.is_alive()
+
+
+def test_frames_that_count_time_otherwise_are_heard_like_others() -> None:
+    """Where one container follows another, frames alike but for their time base are all there, in order."""
+    ours, theirs = os.pipe()
+    sink = Sink(theirs, Task())
+    for number, base in enumerate((Fraction(1, 90_000), Fraction(1, 90_000), Fraction(1, RATE))):
+        frame = AudioFrame.from_ndarray(np.full((1, 100), number, np.float32), format="flt", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = RATE, base, number
+        sink.put(frame, "mp3", "mp3")
+    sink.finish()
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        heard = b""
+        while head := pipe.read(HEAD.size):
+            kind, length = HEAD.unpack(head)
+            body = pipe.read(length)
+            heard += body if kind == AUDIO else b""
+    assert np.frombuffer(heard, np.float32).tolist() == [0.0] * 100 + [1.0] * 100 + [2.0] * 100

@@ -10,6 +10,7 @@ import os
 import resource
 import select
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 import av
@@ -76,6 +77,7 @@ class Given(NamedTuple):
     layout: str
     channels: int
     samples: str
+    time_base: Fraction | None
     title: str | None
 
 
@@ -145,7 +147,7 @@ class Sink:
         """Take a decoded frame, and give away what came where that is `most` seconds. Raises Refused."""
         given = Given(
             codec, container, frame.sample_rate, frame.layout.name, frame.layout.nb_channels,
-            frame.format.name, title,
+            frame.format.name, frame.time_base, title,
         )  # fmt: skip
         if given != self._given:
             self.pour()
