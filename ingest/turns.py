@@ -13,7 +13,24 @@ from __future__ import annotations
 
 import threading
 
-TURN = threading.Lock()
+
+class Turn:
+    """A lock that whoever has just had it cannot take again before another that waits for it."""
+
+    def __init__(self) -> None:
+        self._held = threading.Lock()
+        self._next = threading.Lock()
+
+    def __enter__(self) -> None:
+        # Who is next waits for the one holder; all others wait for who is next.
+        with self._next:
+            self._held.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
+
+
+TURN = Turn()
 
 SOONEST, LATEST = 0.05, 0.5
 EACH = 0.0025

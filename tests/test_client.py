@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -50,7 +51,8 @@ def talk(steps: Steps[Any], *came: Reply | Broken, clock: Callable[[float], None
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Time that passes only in pauses, and a little with each."""
     now = [0.0]
-    monkeypatch.setattr(conversation.time, "monotonic", lambda: now[0])
+    # Its own alone: meters of other tests run on in this process, and would wait for hours.
+    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def passes(seconds: float) -> None:
         now[0] += seconds + 0.01
