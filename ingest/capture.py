@@ -186,6 +186,7 @@ class Capture:
                     pass  # it can wait, so that all of it is measured
         finally:
             audio.close()
+            self._inputs.closed(audio)
             if chain is not None:
                 chain.close()
                 if not self._stopping.is_set():
@@ -194,8 +195,9 @@ class Capture:
     def _chain(self, audio: Audio, begun: float) -> Chain:
         live = audio.pace != "fast"
         gauge = self._equipment.meters.gauge(
-            self.source, audio.rate, audio.channels, offset=begun, live=live, put=self._put, watch=self._warn
-        )
+            self.source, audio.rate, audio.channels, offset=begun, live=live, clocked=audio.pace == "live",
+            put=self._put, watch=self._warn,
+        )  # fmt: skip
         return Chain(
             self.source, audio.rate, audio.channels, offset=begun, live=live,
             evidence=self.evidence, gauge=gauge, tell=self._tell,

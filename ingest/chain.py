@@ -33,6 +33,7 @@ class Chain:
         injected: bool = False,
     ) -> None:
         self._evidence, self._gauge, self._tell = evidence, gauge, tell
+        self._noted: list[Noted] = []
         evidence.open(rate, channels, offset, live=live)
         self._listener = Listener(source, rate, offset=offset, live=live, tell=self._heard, injected=injected)
 
@@ -56,6 +57,7 @@ class Chain:
             # First of all it is kept: a recording begins before what is heard in it.
             self._evidence.add(block)
             self._listener.add(block)
+        self._tell_all()
         if self._gauge is not None:
             self._gauge.decoded, self._gauge.title = self.decoded, title
             if waiting is not None:
@@ -66,6 +68,7 @@ class Chain:
         """The audio ends here: tell what was still being listened to."""
         with TURN:
             self._listener.finish()
+        self._tell_all()
 
     def close(self) -> None:
         """Measure what is there, and no more."""
@@ -74,4 +77,10 @@ class Chain:
 
     def _heard(self, noted: Noted) -> None:
         self._evidence.note(noted.fact)
-        self._tell(noted)
+        # Told once it is another's turn: who is told may wait for a disk.
+        self._noted.append(noted)
+
+    def _tell_all(self) -> None:
+        noted, self._noted = self._noted, []
+        for one in noted:
+            self._tell(one)

@@ -13,6 +13,7 @@ import soundfile
 
 from ingest.backlog import NOTHING
 from ingest.meters import Block
+from ingest.turns import LATEST
 from streams.vocabulary import FileSettings
 
 BLOCK_SECONDS = 0.1
@@ -81,8 +82,9 @@ class FileSource:
 
         Where it loops, a block goes on at the beginning without a gap. Raises SourceFailed.
         """
-        if self._loop and self._file.frames < self._wanted():
-            yield from self._repeated()
+        longest = round(self.rate * LATEST)
+        if self._loop and self._file.frames < longest:
+            yield from self._repeated(longest)
             return
         while True:
             wanted = self._wanted()
@@ -102,15 +104,15 @@ class FileSource:
         """Close the recording."""
         self._file.close()
 
-    def _repeated(self) -> Iterator[Block]:
+    def _repeated(self, longest: int) -> Iterator[Block]:
         """A recording shorter than a block, read once: rewinding for each pass could take longer than it."""
-        frames = self._wanted()
-        whole = self._read(frames)
+        whole = self._read(longest)
         if not len(whole):
             raise SourceFailed(f"{self._path} holds no audio")
-        repeated = np.concatenate([whole] * (math.ceil(frames / len(whole)) + 1))
+        repeated = np.concatenate([whole] * (math.ceil(longest / len(whole)) + 1))
         offset = 0
         while True:
+            frames = min(self._wanted(), longest)
             yield repeated[offset : offset + frames]
             offset = (offset + frames) % len(whole)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
-
 from ingest.audio import Audio, Shaped
 from ingest.decoding.nursery import Nursery
 from ingest.device_source import DeviceSource
@@ -41,15 +39,21 @@ class Inputs:
         self.stalled_after = self._fetch.stalled_after
         self._fence = fence or Fence(self._fetch)
         self._nursery = nursery or Nursery()
-        self._open = WeakSet[Audio]()
+        self._open: set[Audio] = set()
 
     def open(self, settings: LoggedSettings) -> Audio:
         """The source, opened; where that takes its time, its blocks say so. Raises SourceFailed."""
         if isinstance(settings, ForeignSettings):
             raise SourceFailed(f"only a newer version can run it: {settings.why}")
-        audio = self._opened(settings)
+        opened = self._opened(settings)
+        neutral = is_neutral(settings) or isinstance(opened, StreamSource)
+        audio = opened if neutral else Shaped(opened, settings)
         self._open.add(audio)
-        return audio if is_neutral(settings) or isinstance(audio, StreamSource) else Shaped(audio, settings)
+        return audio
+
+    def closed(self, audio: Audio) -> None:
+        """Say that it is not read any more: the fewer there are, the sooner each is looked after."""
+        self._open.discard(audio)
 
     def close(self) -> None:
         """Let go of what the sources had in common."""

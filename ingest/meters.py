@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import structlog
@@ -33,8 +33,10 @@ PERIOD = 0.1
 """Seconds between two rounds, at least."""
 HELD = 30.0
 """Seconds of a source's audio that may wait for its meter; what is more is not measured."""
-ROUNDS = 20
-"""Chunks of a source in one round, at most: the sources of the other banks wait meanwhile."""
+ROUNDS = 300
+"""Chunks of a source in one round, at most: all that may wait."""
+TURNS = 20
+"""Chunks of a source, at most, before it is another bank's turn."""
 SETTLING = 30.0
 """Seconds after which a source's clock is watched: what a stream sends ahead is over by then."""
 CLOCKED = (300.0, 900.0)
@@ -55,8 +57,9 @@ class Gauge:
     """
 
     def __init__(
-        self, source: str, rate: int, *, offset: float, live: bool, put: Callable[[Level], None], watch: Watch
-    ) -> None:
+        self, source: str, rate: int, *, offset: float, live: bool, clocked: bool,
+        put: Callable[[Level], None], watch: Watch,
+    ) -> None:  # fmt: skip
         self.source = source
         self.rate = rate
         self.decoded: float | None = None
@@ -67,7 +70,7 @@ class Gauge:
         self.unmetered = 0
         """Samples that were not measured, because the meters did not keep up."""
         self._put, self._watch = put, watch
-        self._offset, self.live = offset, live
+        self._offset, self.live, self._clocked = offset, live, clocked
         self.closed = False
         self.finished = False
         self._pending: deque[tuple[Block, float, str | None]] = deque()
@@ -92,7 +95,7 @@ class Gauge:
             return
         self._pending.append((block, self._full, self.title))
         self._added += len(block)
-        if self.live and time.monotonic() >= self._read_clock:
+        if self._clocked and time.monotonic() >= self._read_clock:
             self._note_clock(time.monotonic())
 
     def buffer(self, seconds: float, most: float, dropped: float) -> None:
@@ -213,14 +216,15 @@ class Meters:
         *,
         offset: float = 0.0,
         live: bool = True,
+        clocked: bool = True,
         put: Callable[[Level], None],
         watch: Watch = lambda conditions: None,
     ) -> Gauge:
         """A place for a source that was opened, `offset` seconds of its audio having been read before.
 
-        `live` is what has a clock of its own.
+        `live` is what takes as long as it plays, `clocked` what does so by a clock of its own.
         """
-        gauge = Gauge(source, rate, offset=offset, live=live, put=put, watch=watch)
+        gauge = Gauge(source, rate, offset=offset, live=live, clocked=clocked, put=put, watch=watch)
         self._new.append((gauge, channels))
         return gauge
 
@@ -245,8 +249,10 @@ class Meters:
         with self._stepping:
             while self._new:
                 self._place(*self._new.popleft())
+            running = [self._measure(bank, places) for bank, places in self._places.items()]
+            while running:
+                running = [one for one in running if next(one, False)]
             for bank, places in self._places.items():
-                self._measure(bank, places)
                 for row in [row for row, gauge in places.items() if _done(gauge, bank)]:
                     del places[row]
                     bank.free.append(row)
@@ -262,7 +268,8 @@ class Meters:
         bank.clear(row)
         self._places[bank][row] = gauge
 
-    def _measure(self, bank: Bank, places: Mapping[int, Gauge]) -> None:
+    def _measure(self, bank: Bank, places: Mapping[int, Gauge]) -> Iterator[bool]:
+        """Measure what there is of a bank's sources; yields True where it is the other banks' turn."""
         highest: dict[int, tuple[float, ...]] = {}
         last: dict[int, tuple[Measured, int]] = {}
         # What comes meanwhile is the next round's: otherwise the other banks wait for as long as this one is
@@ -286,6 +293,8 @@ class Meters:
                     del last[row]
             for place in measured.changed:
                 places[ready[place]].warn(bank.open(ready[place]))
+            if turn % TURNS == TURNS - 1:
+                yield True
         for row, (measured, place) in last.items():
             places[row].tell(measured, place, *highest[row])
 

@@ -15,7 +15,7 @@ from ingest.ring import Ring, quantised
 
 RATE = 24_000
 """Hz of what is sent: more than any voice needs, and little to send."""
-FIRST = 0.5
+FIRST = 1.0
 """Seconds that are sent at once, so that a player has something to go on with."""
 PERIOD = 0.1
 """Seconds between two pieces."""

@@ -250,6 +250,7 @@ def decode(source: int, target: int, task: Task) -> int:
     except BrokenPipeError:
         return 0  # nobody listens any more
     except Refused as error:
+        sink.pour()
         sink.fail(str(error))
         return 1
     except (av.FFmpegError, MemoryError, ValueError) as error:
