@@ -179,14 +179,14 @@ class Capture:
                 chain.add(block, backlog.seen(audio.waiting, held), audio.title)
                 self.decoded = chain.decoded
                 pause = due.pause(frames / audio.rate)
-                held = (pause or 0.0) > 0.0
-                if pause:
+                held = pause > 0.0
+                if held:
                     self._stopping.wait(pause)
                 while audio.pace == "fast" and chain.full and not self._stopping.wait(BLOCK_SECONDS):
                     pass  # it can wait, so that all of it is measured
         finally:
-            audio.close()
             self._inputs.closed(audio)
+            audio.close()
             if chain is not None:
                 chain.close()
                 if not self._stopping.is_set():

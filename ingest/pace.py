@@ -30,11 +30,8 @@ class Clock(Protocol):
     def held(self) -> bool:
         """Whether the source would be faster than real time, and is held back."""
 
-    def pause(self, played: float) -> float | None:
-        """Seconds to wait before the next block, `played` seconds in all having been played.
-
-        None: go on without saying anything yet.
-        """
+    def pause(self, played: float) -> float:
+        """Seconds to wait before the next block, `played` seconds in all having been played."""
 
 
 def clock(pace: Pace) -> Clock:
@@ -56,7 +53,7 @@ class RealTime:
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
-    def pause(self, played: float) -> float | None:
+    def pause(self, played: float) -> float:
         """Seconds until what was played is over."""
         ahead = self._begun + played - time.monotonic()
         if ahead < -BEHIND:
@@ -72,11 +69,11 @@ class Turn:
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
-    def pause(self, played: float) -> float | None:
+    def pause(self, played: float) -> float:
         """The others' share, after each PERIOD."""
         spent = time.monotonic() - self._begun
         if spent < PERIOD * SHARE:
-            return None
+            return 0.0
         # No longer than a period, where a slow read or a stopped process took the time.
         pause = min(spent / SHARE - spent, PERIOD)
         self._begun += spent + pause
@@ -87,7 +84,7 @@ class Live:
     """The source's own clock; who sends more than BURST seconds too much is read no faster than it plays."""
 
     def __init__(self) -> None:
-        self._at = self._told = time.monotonic()
+        self._at = time.monotonic()
         self._played = 0.0
         self._allowed = BURST
         self._held_since: float | None = None
@@ -97,18 +94,14 @@ class Live:
         """Whether it has been held back for a while now."""
         return self._held_since is not None and time.monotonic() - self._held_since >= HELD_AFTER
 
-    def pause(self, played: float) -> float | None:
+    def pause(self, played: float) -> float:
         """Nothing, as long as it is not too far ahead."""
         now = time.monotonic()
         self._allowed = min(self._allowed + LEEWAY * (now - self._at), BURST) - (played - self._played)
         self._at, self._played = now, played
         if self._allowed < 0:
             self._held_since = self._held_since or now
-            self._told = now
             return -self._allowed
         if self._allowed > BLOCK_SECONDS * 3:
             self._held_since = None
-        if now - self._told < PERIOD * 0.8:
-            return None
-        self._told = now
         return 0.0

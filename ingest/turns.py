@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 
 
-class Turn:
+class FairLock:
     """A lock that whoever has just had it cannot take again before another that waits for it."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Turn:
         self._held.release()
 
 
-TURN = Turn()
+TURN = FairLock()
 
 SOONEST, LATEST = 0.05, 0.5
 EACH = 0.0025

@@ -47,23 +47,38 @@ class NoPrimary(Exception):
     """What it is called in `streams.faults`."""
 
 
+class Replica(msgspec.Struct, frozen=True):
+    """A replica that answers a Sentinel, as it was when that last asked: it does so every ten seconds.
+
+    `leads` where it said that it is a primary, `hidden` where it must not be promoted.
+    """
+
+    address: Address
+    leads: bool
+    hidden: bool
+
+
 class Opinion(msgspec.Struct, frozen=True):
     """What one Sentinel says of the primary; `replicas` is None where it does not tell.
 
-    `unready` are those of them that it would not promote, or would demote again if another did: it asks
-    each every ten seconds, and last saw a primary, or one that must not be promoted.
+    `seen` are those of them that answer it.
     """
 
     address: Address
     epoch: int
     flags: frozenset[str]
     replicas: frozenset[Address] | None = None
-    unready: frozenset[Address] = frozenset()
+    seen: frozenset[Replica] = frozenset()
 
     @property
     def failing(self) -> bool:
         """Whether this Sentinel believes the primary to be down or a failover to be in progress."""
         return bool(self.flags & {"s_down", "o_down", "failover_in_progress"})
+
+    @property
+    def unready(self) -> frozenset[Address]:
+        """The replicas that this Sentinel would not promote, or would demote again if another did."""
+        return frozenset(one.address for one in self.seen if one.leads or one.hidden)
 
     def knows(self, address: Address) -> bool:
         """Whether `address` belongs to the set that this Sentinel watches."""
@@ -223,13 +238,16 @@ def _parse(said: list[Any], replicas: list[list[Any]] | None) -> Opinion:
         epoch=int(fields["config-epoch"]),
         flags=frozenset(fields["flags"].split(",")),
         replicas=None if replicas is None else frozenset(map(_address, each)),
-        unready=frozenset(_address(one) for one in each if _unready(one)),
+        seen=frozenset(_seen(one) for one in each if "s_down" not in one["flags"].split(",")),
     )
 
 
-def _unready(replica: dict[str, str]) -> bool:
-    down = "s_down" in replica["flags"].split(",")
-    return not down and (replica.get("role-reported") == "master" or replica.get("slave-priority") == "0")
+def _seen(fields: dict[str, str]) -> Replica:
+    return Replica(
+        _address(fields),
+        leads=fields.get("role-reported") == "master",
+        hidden=fields.get("slave-priority") == "0",
+    )
 
 
 def _fields(flat: list[Any]) -> dict[str, str]:

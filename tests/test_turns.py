@@ -15,7 +15,7 @@ from ingest.file_source import FileSource
 from ingest.inputs import Inputs
 from ingest.listener import Noted
 from ingest.meters import TURNS, Meters
-from ingest.turns import LATEST, SOONEST, TURN, Turn, gathering
+from ingest.turns import LATEST, SOONEST, TURN, FairLock, gathering
 from ingest.weekly_test import RATE, weekly_test
 from streams.messages import Level, now
 from streams.vocabulary import FileSettings
@@ -25,7 +25,7 @@ from tests.fix_servers import eventually
 
 def test_who_has_just_had_a_turn_waits_for_whoever_waited() -> None:
     """One thread that wants it again and again does not starve another."""
-    turn, had = Turn(), list[str]()
+    turn, had = FairLock(), list[str]()
 
     def other() -> None:
         with turn:

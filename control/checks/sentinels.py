@@ -47,10 +47,12 @@ def sentinels(redis: RedisSection) -> Finding:
 
 def promotable(redis: RedisSection) -> Iterator[Finding]:
     """Whether there is a replica that the Sentinels could promote, by what most of those that tell know."""
-    hidden = [said for one in redis.sentinels if (said := _hidden(one, redis)) is not None]
-    if not hidden:
+    opinions = sentinel.ask_each(redis).values()
+    seen = [one.seen for one in opinions if one is not None and one.replicas is not None]
+    if not seen:
         return
-    count, known = Counter(hidden).most_common(1)[0][0]
+    told_of = Counter((sum(one.hidden for one in replicas), len(replicas)) for replicas in seen)
+    count, known = told_of.most_common(1)[0][0]
     told = f"{count} of {known} replicas must not be promoted (replica-priority 0)"
     passes = "it passes once they are in sync; if it lasts, look at the guard beside each (tocsin run guard)"
     if known and count == known:
@@ -58,21 +60,6 @@ def promotable(redis: RedisSection) -> Iterator[Finding]:
         yield trouble("promotion", f"{told}: nobody can take the primary's place", next)
     elif count:
         yield warning("promotion", told, passes)
-
-
-def _hidden(one: str, redis: RedisSection) -> tuple[int, int] | None:
-    """How many replicas that one Sentinel sees are hidden, of how many; None if it is silent."""
-    connection = sentinel.open_sentinel(one, redis)
-    try:
-        connection.connect()
-        connection.send_command("SENTINEL", "REPLICAS", redis.service)
-        said = [dict(zip(told[::2], told[1::2], strict=True)) for told in connection.read_response()]
-    except (RedisError, OSError, ValueError):
-        return None
-    finally:
-        connection.disconnect()
-    seen = [facts for facts in said if b"s_down" not in facts[b"flags"].split(b",")]
-    return sum(facts[b"slave-priority"] == b"0" for facts in seen), len(seen)
 
 
 def _stray(opinions: dict[str, Opinion]) -> list[str]:

@@ -87,7 +87,7 @@ class Feed:
     `meanwhile` is called before more is waited for.
     """
 
-    def __init__(self, pipe: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, pipe: int, meanwhile: Callable[[], None]) -> None:
         self._pipe = pipe
         self._meanwhile = meanwhile
         self._readable = select.poll()
@@ -133,7 +133,6 @@ class Sink:
         self._path = SignalPath(task)
         self._given: Given | None = None
         self._gathered = AudioFifo()
-        self._frames = 0
         self._told: Format | None = None
 
     def put(
@@ -155,14 +154,12 @@ class Sink:
             self._given, self._gathered = given, AudioFifo()
         frame.pts = None  # gaps are somebody else's
         self._gathered.write(frame)
-        self._frames += frame.samples
-        if self._frames >= given.rate * most:
+        if self._gathered.samples >= given.rate * most:
             self.pour()
 
     def pour(self) -> None:
         """Give away what has come."""
         given, frames = self._given, self._gathered.read()
-        self._frames = 0
         if given is None or frames is None:
             return
         shaped = self._path.feed(samples_of(frames), given.rate)
@@ -298,8 +295,10 @@ def _decode(feed: Feed, sink: Sink) -> None:
             raise Refused(f"no audio in {feed.idle} bytes")
 
 
-def _frames(container: av.container.InputContainer, feed: Feed) -> Iterator[tuple[AudioFrame, str]]:
-    """The frames until the end, or until what comes cannot be this format any more."""
+def _frames(
+    container: av.container.InputContainer, feed: Feed | None = None
+) -> Iterator[tuple[AudioFrame, str]]:
+    """The frames until the end, or until what comes by a feed cannot be this format any more."""
     if not container.streams.audio:
         raise Refused(f"there is no audio in it, only {_kinds(container)}")
     stream = container.streams.audio[0]
@@ -319,7 +318,7 @@ def _frames(container: av.container.InputContainer, feed: Feed) -> Iterator[tupl
         except av.FFmpegError:
             # A damaged packet; the next may be whole.
             pass
-        if feed.idle > CHANGED:
+        if feed is not None and feed.idle > CHANGED:
             return
 
 
@@ -327,8 +326,8 @@ def _decode_rtp(sdp: str, sink: Sink) -> None:
     """Receive what the description says, and decode it."""
     description = _Text(sdp.encode())
     with av.open(description, mode="r", format="sdp", options=RTP_OPTIONS) as container:
-        feed, gaps = _Endless(), Gaps()
-        for frame, codec in _frames(container, feed):
+        gaps = Gaps()
+        for frame, codec in _frames(container):
             if frame.pts is not None and frame.time_base and frame.sample_rate > 0:
                 begin = float(frame.pts * frame.time_base)
                 if gaps.seen(begin, frame.samples / frame.sample_rate):
@@ -345,13 +344,6 @@ class _Text:
     def read(self, size: int) -> bytes:
         data, self._text = self._text[:size], self._text[size:]
         return data
-
-
-class _Endless(Feed):
-    """Stands for what FFmpeg receives itself."""
-
-    def __init__(self) -> None:
-        self.idle = 0
 
 
 def _kinds(container: av.container.InputContainer) -> str:
