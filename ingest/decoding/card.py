@@ -22,7 +22,7 @@ from ingest.decoding.wire import (
     SECONDS,
     CardTask,
     Format,
-    packed,
+    send,
 )
 
 WAIT = 0.1
@@ -81,7 +81,7 @@ def capture(target: int, task: CardTask) -> int:
         try:
             _Capture(target, task).run()
         except NoCard as error:
-            _write(target, FAILED, str(error).encode())
+            send(target, FAILED, str(error).encode())
     except BrokenPipeError:
         return 0  # nobody listens any more
     return 1
@@ -123,7 +123,7 @@ class _Capture:
             rate=self._rate,
             channels=self._channels,
         )
-        _write(self._target, FORMAT, msgspec.json.encode(told))
+        send(self._target, FORMAT, msgspec.json.encode(told))
         lost = 0
         while True:
             try:
@@ -134,8 +134,8 @@ class _Capture:
                 continue
             if self._lost != lost:
                 lost = self._lost
-                _write(self._target, LOST, SECONDS.pack(lost * BLOCK_SECONDS))
-            _write(self._target, AUDIO, block)
+                send(self._target, LOST, SECONDS.pack(lost * BLOCK_SECONDS))
+            send(self._target, AUDIO, block)
 
     def _take(self, data: Any, frames: int, at: Any, status: Any) -> None:
         """Keep what the card gives; called by PortAudio's own thread, which must not wait."""
@@ -159,9 +159,3 @@ def _found(library: Any, name: str) -> Any:
         named = ", ".join(repr(one["name"]) for one in matching)
         raise NoCard(f"device {name!r} may be any of {named}: give the whole name")
     return matching[0]
-
-
-def _write(pipe: int, kind: bytes, body: bytes) -> None:
-    message = memoryview(packed(kind, body))
-    while message:
-        message = message[os.write(pipe, message) :]

@@ -6,9 +6,11 @@ formats it may find there, and none of them refers to anything else.
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import select
+import wave
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
@@ -32,7 +34,7 @@ from ingest.decoding.wire import (
     SECONDS,
     Format,
     Task,
-    packed,
+    send,
 )
 from ingest.decoding.words import printable
 from ingest.signal_path import SignalPath
@@ -51,12 +53,16 @@ BUFFER = 4096
 """Bytes that FFmpeg reads at a time: few, so that a slow stream is heard soon."""
 MOST_SECONDS = 0.5
 """Of audio that are given away at once: what comes in bunches, and from servers that send ahead."""
+PIECE = 0.15
+"""Of audio that are shaped at a time."""
 GIVE_UP = 2 * 1024 * 1024
 """Bytes without any audio in them after which they are no audio."""
 CHANGED = 32 * 1024
 """Bytes without audio after which what once was decoded must have become something else."""
 MEMORY = 2 * 1024**3
 """Bytes of address space: an allocation that a lying header asks for fails before it hurts others."""
+REHEARSED = 48_000
+"""Hz of what is decoded before any stream is."""
 RATES = (1_000, 768_000)
 MOST_CHANNELS = 64
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
@@ -159,10 +165,10 @@ class Sink:
 
     def pour(self) -> None:
         """Give away what has come."""
-        given, frames = self._given, self._gathered.read()
-        if given is None or frames is None:
+        given = self._given
+        if given is None or not self._gathered.samples:
             return
-        shaped = self._path.feed(samples_of(frames), given.rate)
+        shaped = np.concatenate(list(self._shaped(given.rate)))
         told = Format(
             codec=given.codec,
             container=given.container,
@@ -174,8 +180,13 @@ class Sink:
         )
         if told != self._told:
             self._told = told
-            self._tell(FORMAT, msgspec.json.encode(told))
+            send(self._pipe, FORMAT, msgspec.json.encode(told))
         self._hand_over(shaped)
+
+    def _shaped(self, rate: int) -> Iterator[Samples]:
+        """What has come, in small pieces: so the process stays small."""
+        while (frames := self._gathered.read(int(rate * PIECE), partial=True)) is not None:
+            yield self._path.feed(samples_of(frames), rate)
 
     def finish(self) -> None:
         """The audio ends here."""
@@ -185,21 +196,17 @@ class Sink:
 
     def lost(self, seconds: float) -> None:
         """Say how much audio was lost on its way, so far."""
-        self._tell(LOST, SECONDS.pack(seconds))
+        send(self._pipe, LOST, SECONDS.pack(seconds))
 
     def fail(self, why: str) -> None:
         """Say why there will be no more."""
-        self._tell(FAILED, why.encode())
+        send(self._pipe, FAILED, why.encode())
 
     def _hand_over(self, samples: Samples) -> None:
         step = MOST // (4 * samples.shape[1])
         for at in range(0, len(samples), step):
-            self._tell(AUDIO, np.ascontiguousarray(samples[at : at + step], np.float32).tobytes())
-
-    def _tell(self, kind: bytes, body: bytes) -> None:
-        message = memoryview(packed(kind, body))
-        while message:
-            message = message[os.write(self._pipe, message) :]
+            part = np.ascontiguousarray(samples[at : at + step], np.float32)
+            send(self._pipe, AUDIO, part.data)
 
 
 def _check(frame: AudioFrame) -> None:
@@ -254,6 +261,28 @@ def decode(source: int, target: int, task: Task) -> int:
         sink.fail(f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def rehearse() -> None:
+    """Decode a second of silence into nothing: what Python and the libraries lay out at their first use is in
+    memory once for all that are forked afterwards.
+    """
+    recording = io.BytesIO()
+    with wave.open(recording, "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(REHEARSED)
+        file.writeframes(bytes(4 * REHEARSED))
+    heard, said = os.memfd_create("rehearsal"), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.write(heard, recording.getvalue())
+        os.lseek(heard, 0, os.SEEK_SET)
+        sink = Sink(said, Task(channel="mix", rate=REHEARSED // 2))
+        _decode(Feed(heard, sink.pour), sink)
+        sink.finish()
+    finally:
+        os.close(heard)
+        os.close(said)
 
 
 def limit() -> None:

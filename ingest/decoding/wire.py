@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Literal
 
@@ -54,6 +55,12 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     title: str | None = None
 
 
-def packed(kind: bytes, body: bytes) -> bytes:
-    """One message."""
-    return HEAD.pack(kind, len(body)) + body
+def send(pipe: int, kind: bytes, body: bytes | memoryview) -> None:
+    """Write one message, waiting until all of it is taken; `body` is not copied. Raises BrokenPipeError."""
+    data = memoryview(body).cast("B")
+    message = (HEAD.pack(kind, len(data)), data)
+    sent = os.writev(pipe, message)
+    for part in message:
+        while sent < len(part):
+            sent += os.write(pipe, part[sent:])
+        sent -= len(part)

@@ -15,8 +15,8 @@ from ingest.same.sync import Sync, needed, synchronise
 from ingest.same.tape import Tape
 from ingest.same.tones import ToneSearch
 
-HELD = 16.0
-"""Seconds of the filters' outputs that are kept."""
+HELD = 12.0
+"""Seconds of the filters' outputs that are kept: the longest burst takes 5, and 4.5 may come at once."""
 APART = 4.0
 """Seconds without a burst after which the next one belongs to another message."""
 NO_MORE = 2.0

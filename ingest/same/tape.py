@@ -13,39 +13,38 @@ class Tape:
     def __init__(self, length: int, mark_at: float = 0.0, space_at: float = 0.0) -> None:
         """`mark_at` and `space_at` are the centres of the filters, in cycles for each position."""
         self._centres = (mark_at, space_at)
-        self._store = np.zeros((2, 2 * length), dtype=np.complex64)
+        self._store = np.zeros((2, length), dtype=np.complex64)
+        """Position p lies at p modulo `length`."""
         self._length = length
-        self._used = 0
         self.end = 0
         """The position behind the last output held."""
         self.limit = 0
         """What lies from here on is not looked at yet."""
 
     def add(self, mark: Complexes, space: Complexes) -> None:
-        """Put further outputs on the tape."""
-        count = len(mark)
-        if self._used + count > self._store.shape[1]:
-            keep = min(self._used, self._length)
-            self._store[:, :keep] = self._store[:, self._used - keep : self._used]
-            self._used = keep
-        self._store[0, self._used : self._used + count] = mark
-        self._store[1, self._used : self._used + count] = space
-        self._used += count
+        """Put further outputs on the tape, `length` at most."""
+        at, count = self.end % self._length, len(mark)
+        first = min(count, self._length - at)
+        for store, tone in zip(self._store, (mark, space), strict=True):
+            store[at : at + first] = tone[:first]
+            store[: count - first] = tone[first:]
         self.end += count
 
     @property
     def begin(self) -> int:
         """The first position that is still held."""
-        return self.end - self._used
+        return max(0, self.end - self._length)
 
     def read(self, positions: Floats) -> Complexes:
         """Both outputs at fractional positions, by cubic interpolation; zero beyond what is held."""
-        local = positions - self.begin
-        whole = np.floor(local).astype(np.int64)
-        fraction = (local - whole).astype(np.float32)
-        inside = (whole >= 1) & (whole < self.limit - self.begin - 2)
-        whole = np.where(inside, whole, 1)
-        before, here, after, beyond = (self._store[:, whole + shift] for shift in (-1, 0, 1, 2))
+        begin = self.begin
+        whole = np.floor(positions).astype(np.int64)
+        fraction = (positions - whole).astype(np.float32)
+        inside = (whole > begin) & (whole < self.limit - 2)
+        whole = np.where(inside, whole, begin + 1)
+        before, here, after, beyond = (
+            self._store[:, (whole + shift) % self._length] for shift in (-1, 0, 1, 2)
+        )
         # Catmull-Rom: exact at the samples, no overshoot that would matter at seven samples a bit.
         value = here + 0.5 * fraction * (
             after
