@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 
 from ingest import pace as module
 from ingest.capture import LONGEST_PAUSE, Capture, longest_pause
+from ingest.equipment import Equipment
+from ingest.meters import Gauge, Meters
 from ingest.pace import BEHIND
 from streams.vocabulary import FileSettings
 from tests.fix_ingest import Heard, Tap, equipment, unrecorded
@@ -28,12 +31,14 @@ Record = Callable[..., Path]
 
 
 @contextmanager
-def capturing(heard: Heard, path: Path | str, **settings: object) -> Iterator[Capture]:
+def capturing(
+    heard: Heard, path: Path | str, equipped: Equipment | None = None, **settings: object
+) -> Iterator[Capture]:
     """A capture meanwhile."""
     played = FileSettings(path=str(path), **settings)  # type: ignore[arg-type]
     capture = Capture(
         "s", played, report=heard.report, hear=heard.hear, watch=heard.watch,
-        telemetry=heard, equipment=equipment(), evidence=unrecorded(),
+        telemetry=heard, equipment=equipped or equipment(), evidence=unrecorded(),
     )  # fmt: skip
     capture.start()
     try:
@@ -65,6 +70,20 @@ def test_a_recording_is_played_in_its_own_time(record: Record, heard: Heard) -> 
     assert {level.seconds for level in heard.levels} <= {round(0.1 * n, 3) for n in range(1, 11)}
     assert len(heard.levels) >= 5
     assert {(level.rms_dbfs, level.peak_dbfs) for level in heard.levels} == {(-9.03, -6.02)}
+
+
+def test_the_clock_of_a_recording_is_ours(record: Record, heard: Heard) -> None:
+    """It is paced by ours, so there is no other whose drift could be watched."""
+    asked: list[bool] = []
+
+    class Watched(Meters):
+        def gauge(self, *place: Any, clocked: bool = True, **more: Any) -> Gauge:
+            asked.append(clocked)
+            return super().gauge(*place, clocked=clocked, **more)
+
+    with capturing(heard, record(0.2), Equipment(Watched())):
+        eventually(lambda: heard.states() == ["running", "stopped"], "its end", 5)
+    assert asked == [False]
 
 
 class Times:

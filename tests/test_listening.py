@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from ingest.evidence import Evidence
 from ingest.on_air import MOST, RATE, Full, OnAir, header
 from ingest.ring import Ring
 from ingest.sound import SoundServer
+from ingest.turns import LATEST
 from streams.sound import RecordingsSection
 
 
@@ -111,3 +113,37 @@ def test_what_is_read_is_on_air_until_it_is_closed() -> None:
     on_air.put("s", other)
     evidence.close()
     assert on_air.has("s")
+
+
+def test_a_player_is_never_short_of_sound() -> None:
+    """What is sent at once lasts until the next block, also where a node has so many sources that it reads
+    each of them only every half second.
+    """
+    rate, on_air, stop = 8_000, OnAir(), threading.Event()
+    heard = Ring(rate, 1, 5.0)
+    block = tone(440, LATEST, rate, channels=1)
+    for _ in range(3):
+        heard.add(block)
+    on_air.put("mic", heard)
+
+    def read() -> None:
+        due = time.monotonic()
+        while not stop.wait(max(0.0, (due := due + LATEST) - time.monotonic())):
+            heard.add(block)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with on_air.listening("mic") as pieces:
+            next(pieces)
+            sent, begun = len(next(pieces)), time.monotonic()
+            ahead = []
+            for _ in range(4):
+                piece = next(pieces)
+                # What had been sent until this came.
+                ahead.append(sent / 2 / RATE - (time.monotonic() - begun))
+                sent += len(piece)
+    finally:
+        stop.set()
+        reader.join()
+    assert min(ahead) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +248,19 @@ def test_a_clock_that_is_fast_is_told_after_five_minutes() -> None:
     clock = [(at + generator.uniform(0, 0.2), at * 1.001) for at in np.arange(0.0, 900.0, 5.0)]
     assert drift(clock[:50]) is None
     assert drift(clock) == pytest.approx(1000, abs=20)
+
+
+@pytest.mark.parametrize("clocked", [True, False])
+def test_only_a_clock_that_is_not_ours_is_watched(clocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What we pace by our own clock comes in longer blocks as sources are added, and drifts by that alone."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("ingest.meters.time", clock)
+    gauge = Meters().gauge("s", 8_000, 1, clocked=clocked, put=lambda level: None)
+    for _ in range(700):
+        clock.now += 1.0
+        gauge.add(np.zeros((8_008, 1), np.float32))
+        gauge.fill(np.empty((1, 8_008), np.float32))
+    assert gauge.drift == (pytest.approx(1000, abs=20) if clocked else None)
 
 
 def silence(seconds: float) -> list[Block]:

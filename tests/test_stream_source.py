@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ import soundfile
 from av.audio.frame import AudioFrame
 
 from ingest.capture import Capture
-from ingest.decoding.decoder import Sink
+from ingest.decoding.decoder import Sink, decode
 from ingest.decoding.nursery import WAIT
-from ingest.decoding.wire import AUDIO, HEAD, Task
+from ingest.decoding.wire import AUDIO, FAILED, FORMAT, HEAD, Task
 from ingest.file_source import SourceFailed
 from ingest.inputs import Inputs
 from ingest.meters import Block
@@ -270,9 +271,33 @@ def test_frames_that_count_time_otherwise_are_heard_like_others() -> None:
     sink.finish()
     os.close(theirs)
     with os.fdopen(ours, "rb") as pipe:
-        heard = b""
-        while head := pipe.read(HEAD.size):
-            kind, length = HEAD.unpack(head)
-            body = pipe.read(length)
-            heard += body if kind == AUDIO else b""
+        heard = b"".join(body for kind, body in told(pipe) if kind == AUDIO)
     assert np.frombuffer(heard, np.float32).tolist() == [0.0] * 100 + [1.0] * 100 + [2.0] * 100
+
+
+def told(pipe: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """What a decoding process said: kind and body of each message."""
+    while head := pipe.read(HEAD.size):
+        kind, length = HEAD.unpack(head)
+        yield kind, pipe.read(length)
+
+
+def test_what_was_heard_before_nonsense_is_given_before_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Less than is given away by itself, and then megabytes that are no audio."""
+    monkeypatch.setattr("ingest.decoding.decoder.limit", lambda: None)  # of this process
+    recording = io.BytesIO()
+    soundfile.write(recording, np.full(RATE * 2 // 5, 0.25, np.float32), RATE, format="OGG")
+    with (
+        os.fdopen(os.memfd_create("heard"), "w+b") as heard,
+        os.fdopen(os.memfd_create("told"), "w+b") as said,
+    ):
+        heard.write(recording.getvalue() + bytes(3 << 20))
+        heard.seek(0)
+        assert decode(heard.fileno(), said.fileno(), Task()) == 1
+        said.seek(0)
+        messages = list(told(said))
+    assert [kind for kind, _ in messages] == [FORMAT, AUDIO, FAILED]
+    assert len(messages[1][1]) / 4 / RATE > 0.3
+    assert b"no audio" in messages[2][1]
