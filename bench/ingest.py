@@ -57,7 +57,7 @@ SENT = 44_100
 STARTED = 16
 """Sources that are started at once."""
 SHARE = 0.8
-"""Of what all cores would carry: how many sources `--soak` has."""
+"""Of the last number, or of what all cores would carry: how many sources `--soak` has."""
 SOAK = 600.0
 
 _levels = msgspec.json.Decoder(list[Level]).decode
@@ -324,7 +324,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each is measured")
     parser.add_argument(
-        "--soak", action="store_true", help="then ten minutes with 80 %% of what all cores would carry"
+        "--soak",
+        action="store_true",
+        help="then ten minutes with 80 %% of the last number, or of what all cores would carry, if that is less",
     )
     parser.add_argument("--quick", action="store_true", help="1 and 10 sources, ten seconds each")
     parser.add_argument("--reference", action="store_true", help="write the table in docs/performance.md")
@@ -339,7 +341,8 @@ def main(arguments: Sequence[str]) -> int:
         turns = [(count, seconds) for count in counts] + [(0, SOAK)] * options.soak
         for count, length in turns:
             if not count:
-                count = max(1, int(SHARE * found[-1]["sources_per_core"] * (os.cpu_count() or 1)))
+                most = min(found[-1]["sources"], found[-1]["sources_per_core"] * (os.cpu_count() or 1))
+                count = max(1, int(SHARE * most))
             with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as folder:
                 found.append({**capacity(Path(folder), kind, count, length), "seconds": length})
             print("  ".join(f"{name} {value}" for name, value in rounded(found[-1]).items()), flush=True)

@@ -207,10 +207,10 @@ def run_ingest(folder: Path | None) -> None:
     """Capture audio and execute commands, until told to stop."""
     # Before numpy is there: its products are small, and threads that wait for one another only cost.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from ingest.heap import share_one_heap
+    from ingest.heap import share_heaps
     from ingest.service import serve
 
-    share_one_heap()
+    share_heaps()
     _serve_with_archive(serve, folder, "ingest")
 
 

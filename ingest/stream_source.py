@@ -21,6 +21,8 @@ from ingest.net.sdp import Description
 from streams.inputs import FetchSection
 from streams.vocabulary import StreamSettings
 
+PATIENCE = 1.5
+"""Times that bytes gather, after which nothing came."""
 LET_GO = 1.0
 """Seconds to wait for the thread that fetches; one that hangs in a connect ends by itself later."""
 
@@ -46,6 +48,7 @@ class StreamSource:
         self._settings = settings
         self._limits = fetch
         self._nursery = nursery
+        self._gather = gather
         self._fetch = Fetch(fence, fetch, take=self._take, receive=self._receive, gather=gather)
         self._decoder: Decoder | None = None
         self._failure: SourceFailed | None = None
@@ -101,7 +104,7 @@ class StreamSource:
             if decoder is None:
                 yield np.zeros((0, 1), np.float32)
         heard = time.monotonic()
-        for block in decoder.blocks():
+        for block in decoder.blocks(lambda: patience(self._gather())):
             if len(block):
                 heard = time.monotonic()
             # A little later than who fetches: that nothing comes is the better word for it.
@@ -161,3 +164,8 @@ class StreamSource:
             self._decoder = decoder
             self._changed.notify_all()
         return decoder
+
+
+def patience(gathering: float) -> float:
+    """Seconds after which nothing came, where bytes gather for so many: nobody looks up in between."""
+    return max(WAIT, PATIENCE * gathering)

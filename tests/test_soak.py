@@ -81,7 +81,7 @@ def test_too_few_looks_say_nothing() -> None:
     not FAKETIME or sys.platform != "linux", reason="needs libfaketime: apt-get install libfaketime"
 )
 def test_a_station_goes_on_over_midnights(tmp_path: Path) -> None:
-    """From the 29th to the 31st in half a minute: commands go on, the log verifies, no process is started again."""
+    """From the 29th to the 31st in half a minute: commands go on, the log verifies, nothing starts again."""
     soak = Soak(tmp_path, minutes=0.5, hours=120)
     assert soak.run() == []
     last = soak.samples[-1]

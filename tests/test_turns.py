@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 import soundfile
 
 from ingest.chain import Chain
+from ingest.decoding.nursery import WAIT, Nursery
+from ingest.decoding.wire import Task
 from ingest.file_source import FileSource
 from ingest.inputs import Inputs
 from ingest.listener import Noted
 from ingest.meters import TURNS, Meters
+from ingest.stream_source import patience
 from ingest.turns import LATEST, SOONEST, TURN, FairLock, gathering
 from ingest.weekly_test import RATE, weekly_test
 from streams.messages import Level, now
@@ -69,6 +73,21 @@ def test_nobody_is_told_during_a_turn() -> None:
 def test_the_more_sources_the_longer_the_pieces(sources: int, seconds: float) -> None:
     """From a twentieth of a second to half a one."""
     assert gathering(sources) == seconds
+
+
+@pytest.mark.parametrize(("gathered", "seconds"), [(SOONEST, WAIT), (LATEST, 1.5 * LATEST)])
+def test_nobody_looks_for_what_still_gathers(gathered: float, seconds: float) -> None:
+    """Who waits for a stream waits longer than its bytes gather, or would wake twice for each piece."""
+    nursery = Nursery()
+    decoder = nursery.start(Task())
+    try:
+        begun = time.monotonic()
+        block = next(decoder.blocks(lambda: patience(gathered)))
+        assert len(block) == 0
+        assert time.monotonic() - begun == pytest.approx(seconds, abs=0.2)
+    finally:
+        decoder.close()
+        nursery.close()
 
 
 def test_closed_sources_count_no_more(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -101,14 +101,14 @@ class Decoder:
         waiting = unread(self._target) + len(self._buffer)
         return Waiting(seconds=waiting / second, most=self._room / second, dropped=self._lost)
 
-    def blocks(self) -> Iterator[Samples]:
-        """What it decodes; an empty block where nothing came for a while. Ends when it has ended well.
+    def blocks(self, wait: Callable[[], float] = lambda: WAIT) -> Iterator[Samples]:
+        """What it decodes; an empty block where nothing came for so many seconds. Ends when that ended well.
 
         Raises SourceFailed.
         """
         nothing = np.zeros((0, 1), np.float32)
         while True:
-            if not self._readable.poll(WAIT * 1000):
+            if not self._readable.poll(wait() * 1000):
                 yield nothing
                 continue
             data = os.read(self._target, READ)
