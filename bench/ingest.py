@@ -326,7 +326,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--soak",
         action="store_true",
-        help="then ten minutes with 80 %% of the last number, or of what all cores would carry, if that is less",
+        help="then ten minutes with 80 %% of the last number, or of what all cores would carry, if less",
     )
     parser.add_argument("--quick", action="store_true", help="1 and 10 sources, ten seconds each")
     parser.add_argument("--reference", action="store_true", help="write the table in docs/performance.md")
