@@ -21,7 +21,7 @@ from ingest.net.sdp import Description
 from streams.inputs import FetchSection
 from streams.vocabulary import StreamSettings
 
-PATIENCE = 1.5
+PATIENCE = 1.2
 """Times that bytes gather, after which nothing came."""
 LET_GO = 1.0
 """Seconds to wait for the thread that fetches; one that hangs in a connect ends by itself later."""

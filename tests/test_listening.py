@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -115,35 +115,33 @@ def test_what_is_read_is_on_air_until_it_is_closed() -> None:
     assert on_air.has("s")
 
 
-def test_a_player_is_never_short_of_sound() -> None:
+def test_a_player_is_never_short_of_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sent at once lasts until the next block, also where a node has so many sources that it reads
     each of them only every half second.
     """
-    rate, on_air, stop = 8_000, OnAir(), threading.Event()
-    heard = Ring(rate, 1, 5.0)
+    rate, on_air, heard = 8_000, OnAir(), Ring(8_000, 1, 5.0)
     block = tone(440, LATEST, rate, channels=1)
+    clock = SimpleNamespace(now=0.0, read=LATEST)
+
+    def sleep(seconds: float) -> None:
+        """A block is read each time that one has been played."""
+        clock.now += seconds
+        while clock.read <= clock.now:
+            heard.add(block)
+            clock.read += LATEST
+
     for _ in range(3):
         heard.add(block)
+    clock.sleep, clock.monotonic = sleep, lambda: clock.now
+    monkeypatch.setattr(module, "time", clock)
     on_air.put("mic", heard)
-
-    def read() -> None:
-        due = time.monotonic()
-        while not stop.wait(max(0.0, (due := due + LATEST) - time.monotonic())):
-            heard.add(block)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        with on_air.listening("mic") as pieces:
-            next(pieces)
-            sent, begun = len(next(pieces)), time.monotonic()
-            ahead = []
-            for _ in range(4):
-                piece = next(pieces)
-                # What had been sent until this came.
-                ahead.append(sent / 2 / RATE - (time.monotonic() - begun))
-                sent += len(piece)
-    finally:
-        stop.set()
-        reader.join()
+    ahead = []
+    with on_air.listening("mic") as pieces:
+        next(pieces)
+        sent = len(next(pieces))
+        for _ in range(10):
+            piece = next(pieces)
+            # What had been sent until this came.
+            ahead.append(sent / 2 / RATE - clock.now)
+            sent += len(piece)
     assert min(ahead) > 0

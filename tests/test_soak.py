@@ -52,6 +52,13 @@ def test_what_grows_or_is_started_again_is_named(name: str, field: str, value: i
     assert judged(samples)[1] == ([said] if said else [])
 
 
+def test_what_was_started_again_early_is_named() -> None:
+    samples = flat()
+    for one in samples[:2]:
+        one["processes"]["ingest"]["pid"] = 99
+    assert judged(samples)[1] == ["ingest was started again, or ended"]
+
+
 def test_a_process_that_ended_is_named() -> None:
     samples = flat()
     for one in samples[LATE]:
@@ -77,9 +84,8 @@ def test_too_few_looks_say_nothing() -> None:
     assert judged(flat()[:2]) == ([], ["only 2 looks were taken: nothing can be said"])
 
 
-@pytest.mark.skipif(
-    not FAKETIME or sys.platform != "linux", reason="needs libfaketime: apt-get install libfaketime"
-)
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not FAKETIME or sys.platform != "linux", reason="real part missing: libfaketime")
 def test_a_station_goes_on_over_midnights(tmp_path: Path) -> None:
     """From the 29th to the 31st in half a minute: commands go on, the log verifies, nothing starts again."""
     soak = Soak(tmp_path, minutes=0.5, hours=120)
@@ -87,9 +93,8 @@ def test_a_station_goes_on_over_midnights(tmp_path: Path) -> None:
     last = soak.samples[-1]
     clock = datetime.fromtimestamp(soak.began + float(last["clock"]), UTC)
     assert clock > datetime(2026, 12, 31, tzinfo=UTC)
-    assert "Redis did not say what it holds" not in judged(soak.samples)[1]
-    first = soak.samples[0]["processes"]
-    assert {name: one["pid"] for name, one in last["processes"].items()} == {
-        name: one["pid"] for name, one in first.items()
-    }
-    assert {"ingest", "control", "projections", "web", "postgres", "redis-1", "sentinel-3"} <= set(first)
+    wrong = judged(soak.samples)[1]
+    assert not [one for one in wrong if "again" in one or "did not say" in one]
+    assert {"ingest", "control", "projections", "web", "postgres", "redis-1", "sentinel-3"} <= set(
+        last["processes"]
+    )

@@ -64,6 +64,7 @@ class Soak:
             up = subprocess.Popen(
                 [*tocsin, "up", "--demo", "--station", path], env=env, stdout=log, stderr=log
             )
+        load = None
         try:
             self._await_ready(up)
             load = subprocess.Popen(
@@ -72,22 +73,26 @@ class Soak:
             self._watch()
             load.send_signal(signal.SIGTERM)
             told = load.communicate(timeout=60)[0].decode().strip()
-            verified = subprocess.run(
-                [*tocsin, "audit", "verify", "--json", "--station", path],
-                env=env,
-                capture_output=True,
-                text=True,
-            )
+            wrong = self._answers([*tocsin, "source", "start", "demo", "--station", path], env)
+            wrong += self._answers([*tocsin, "audit", "verify", "--json", "--station", path], env)
         finally:
+            if load is not None:
+                load.kill()
+                load.wait()
             up.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 up.wait(60)
             up.kill()
+            up.wait()
         print(f"commands: {told}")
-        wrong = [] if "completed=" in told else ["no command was completed"]
-        if verified.returncode:
-            wrong.append(f"audit verify: {verified.stdout[-300:]}{verified.stderr[-300:]}")
-        return wrong
+        return wrong if "completed=" in told else [*wrong, "no command was completed"]
+
+    def _answers(self, command: list[str], env: dict[str, str]) -> list[str]:
+        """What is wrong with a command that is to end well, by the clock as it is in the end."""
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+        if not ended.returncode:
+            return []
+        return [f"{' '.join(command[3:5])}: {ended.stdout[-300:]}{ended.stderr[-300:]}"]
 
     def _await_ready(self, up: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + 120
@@ -103,8 +108,8 @@ class Soak:
         while (passed := time.monotonic() - began) < seconds:
             if passed >= (hurried + 1) * hop:
                 hurried += 1
-                self._set_clock(timedelta(hours=self._hours * hurried * hop / 60))
                 self._tell(passed)
+                self._set_clock(timedelta(hours=self._hours * hurried * hop / 60))
             self.samples.append(
                 {"t": round(passed, 1), "clock": self._clock.read_text().strip(), **self._look()}
             )
@@ -125,13 +130,16 @@ class Soak:
         found: dict[str, Any] = {}
         running = instance.read(self._folder)
         for name, child in running.children.items() if running else ():
+            held = {"pid": child.pid, "rss": 0, "files": 0}
             with suppress(psutil.Error):
                 family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-                found[name] = {
-                    "pid": child.pid,
-                    "rss": sum(one.memory_info().rss for one in family),
-                    "files": sum(one.num_fds() for one in family),
-                }
+                for one in family:
+                    # A connection's process may end while it is looked at.
+                    with suppress(psutil.Error):
+                        files = one.num_fds()
+                        held["rss"] += one.memory_info().rss
+                        held["files"] += files
+                found[name] = held
         return {"processes": found, "redis": self._held_by_redis()}
 
     def _held_by_redis(self) -> int | None:

@@ -29,7 +29,10 @@ def judged(samples: list[Sample]) -> tuple[list[str], list[str]]:
     lines, wrong = [], []
     for name in sorted({name for one in samples for name in one["processes"]}):
         seen = [[one["processes"][name] for one in part if name in one["processes"]] for part in parts]
-        if not all(seen) or len({one["pid"] for part in seen for one in part}) > 1:
+        if (
+            not all(seen)
+            or len({one["processes"][name]["pid"] for one in samples if name in one["processes"]}) > 1
+        ):
             wrong.append(f"{name} was started again, or ended")
             continue
         before, after = (median(one["rss"] for one in part) for part in seen)
