@@ -19,6 +19,9 @@ THREADS = 48
 OPEN = 2048
 """Connections open at once: each page keeps one. The server's own choice is 128, and the next one hangs."""
 
+PATIENCE = 5.0
+"""Seconds that clients get, at a stop, to be answered."""
+
 log = structlog.get_logger("control.serve")
 
 
@@ -55,13 +58,20 @@ async def _serve(app: Any, host: str, port: int, before_stop: Callable[[], None]
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="request"))
 
+    serving = loop.create_task(server.serve())
+
     def stop() -> None:
         before_stop()
         # In the next turn of the loop, when the feeds have been told and have ended.
         loop.call_later(0.05, server.stop)
+        # It waits for all that is still being answered, also where a client is gone and nobody has noticed.
+        loop.call_later(PATIENCE, serving.cancel)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     log.info("web process serves", url=f"http://{host}:{port}")
-    await server.serve()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.warning("web process stops with answers not given", seconds=PATIENCE)
     log.info("web process stopped")
