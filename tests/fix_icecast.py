@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 
 from control.station.ports import free_port
-from tests.fix_servers import eventually
+from tests.fix_servers import eventually, listens
 
 PASSWORD = "hackme"
 LOGIN = base64.b64encode(f"source:{PASSWORD}".encode()).decode()
@@ -99,16 +99,8 @@ def icecast(tmp_path: Path) -> Iterator[Icecast]:
         [program, "-c", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        eventually(lambda: _listens(port), "icecast2 to listen", 15)
+        eventually(lambda: listens(port), "icecast2 to listen", 15)
         yield Icecast(port)
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True

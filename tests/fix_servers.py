@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,15 @@ def eventually(condition: Callable[[], object], what: str, timeout: float = 45.0
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:.0f} s: {what}")
         time.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    """Whether anybody takes connections on this port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def on_free_port(start: Callable[[int], Started]) -> Started:

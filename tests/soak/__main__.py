@@ -73,8 +73,8 @@ class Soak:
             self._watch()
             load.send_signal(signal.SIGTERM)
             told = load.communicate(timeout=60)[0].decode().strip()
-            wrong = self._answers([*tocsin, "source", "start", "demo", "--station", path], env)
-            wrong += self._answers([*tocsin, "audit", "verify", "--json", "--station", path], env)
+            wrong = _asked([*tocsin, "source", "start", "demo", "--station", path], env)
+            wrong += _asked([*tocsin, "audit", "verify", "--json", "--station", path], env)
         finally:
             if load is not None:
                 load.kill()
@@ -86,13 +86,6 @@ class Soak:
             up.wait()
         print(f"commands: {told}")
         return wrong if "completed=" in told else [*wrong, "no command was completed"]
-
-    def _answers(self, command: list[str], env: dict[str, str]) -> list[str]:
-        """What is wrong with a command that is to end well, by the clock as it is in the end."""
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-        if not ended.returncode:
-            return []
-        return [f"{' '.join(command[3:5])}: {ended.stdout[-300:]}{ended.stderr[-300:]}"]
 
     def _await_ready(self, up: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + 120
@@ -132,8 +125,8 @@ class Soak:
         for name, child in running.children.items() if running else ():
             held = {"pid": child.pid, "rss": 0, "files": 0}
             with suppress(psutil.Error):
-                family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-                for one in family:
+                first = psutil.Process(child.pid)
+                for one in (first, *first.children(recursive=True)):
                     # A connection's process may end while it is looked at.
                     with suppress(psutil.Error):
                         files = one.num_fds()
@@ -157,6 +150,14 @@ class Soak:
         fresh = self._clock.with_suffix(".new")
         fresh.write_text(f"{offset:+.0f}\n")
         fresh.replace(self._clock)
+
+
+def _asked(command: list[str], env: dict[str, str]) -> list[str]:
+    """What is wrong with a command that is to end well, by the clock as it is in the end."""
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    if not ended.returncode:
+        return []
+    return [f"{' '.join(command[3:5])}: {ended.stdout[-300:]}{ended.stderr[-300:]}"]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the samples of a soak say: what holds more in its last third than in its second, what restarted"""
+"""What the samples of a soak say: what holds more in its last third than in its second, what restarted."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ def judged(samples: list[Sample]) -> tuple[list[str], list[str]]:
     lines, wrong = [], []
     for name in sorted({name for one in samples for name in one["processes"]}):
         seen = [[one["processes"][name] for one in part if name in one["processes"]] for part in parts]
-        if (
-            not all(seen)
-            or len({one["processes"][name]["pid"] for one in samples if name in one["processes"]}) > 1
-        ):
+        pids = {one["processes"][name]["pid"] for one in samples if name in one["processes"]}
+        if not all(seen) or len(pids) > 1:
             wrong.append(f"{name} was started again, or ended")
             continue
         before, after = (median(one["rss"] for one in part) for part in seen)
