@@ -5,7 +5,9 @@ Pure functions: they run under atheris (`make fuzz`), and by hand on any bytes t
 
 from __future__ import annotations
 
+import atexit
 import base64
+import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -157,7 +159,9 @@ def exported(data: bytes) -> None:
 def _scratch() -> Path:
     # In memory where there is such a place: these are written a hundred thousand times.
     place = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="tocsin-fuzz-", dir=place if place.is_dir() else None))
+    made = tempfile.mkdtemp(prefix="tocsin-fuzz-", dir=place if place.is_dir() else None)
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], int]] = {
