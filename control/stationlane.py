@@ -244,7 +244,7 @@ class StationLane:
     def _switch(self, post: Post, group: Group, to: str, reason: str) -> None:
         """Log that another member counts, unless the group has changed meanwhile."""
         with self._grouping:
-            if self._groups.get(group.id) != group:
+            if self._switcher is None or self._groups.get(group.id) != group:
                 return
             data = plain(GroupSwitched(group=group.id, to=to, was=group.active, reason=reason))
             draft = Draft(type="group.switched", data=data, at=now())

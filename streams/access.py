@@ -162,7 +162,7 @@ class _Keys:
             ("xadd xrange xrevrange xread xtrim", each("events")),
             ("hmget hset", each("state")),
             (
-                "xread xreadgroup xack xdel xclaim xpending xgroup|create xgroup|delconsumer"
+                "xrange xread xreadgroup xack xdel xclaim xpending xgroup|create xgroup|delconsumer"
                 " xinfo|stream xinfo|consumers",
                 each("commands"),
             ),

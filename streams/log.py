@@ -42,6 +42,10 @@ REPLY_LENGTH = 10_000
 log = structlog.get_logger(__name__)
 
 
+class NotTaken(Exception):
+    """Raised when the log takes no result of a command that was carried out: memory says more than it."""
+
+
 class LaneLog:
     """One lane's log in the hands of its owner."""
 
@@ -73,6 +77,8 @@ class LaneLog:
         proving = link.another(f"{node}-{lane}-proofs")
         self._proofs = Proofs(proving, self._keys, prover, durability, self._fail)
         self._failed: Exception | None = None
+        self._stale = False
+        """Whether what is posted may rest on another log than the one that stands: it waits for `discard`."""
         self.troubled = threading.Event()
         """Set where something failed beside the lane's own thread: the next flush there raises it."""
         self.seq = 0
@@ -92,9 +98,10 @@ class LaneLog:
         return {settlement.entry for unit in list(self._queue) for settlement in unit.settlements}
 
     def take(self, lease: Lease, tend: Callable[[], None] = lambda: None) -> bool:
-        """Go on under `lease`. Returns whether the log is where this owner left it.
+        """Go on under `lease`. Returns whether the log is where this owner left it, and says all it posted.
 
-        What was posted stays to be written. An append that was interrupted is recognised by the
+        If so, what was posted stays to be written; if not, nothing is written until `discard`, however
+        often the lane is taken till then. An append that was interrupted is recognised by the
         head: it stands and is concluded now, or it was lost before anyone was told and is made anew.
         `tend` renews the lease where that is due, for much may have to be put back.
         """
@@ -124,11 +131,12 @@ class LaneLog:
                 untouched = True
             elif not untouched:
                 # Others wrote here: what is kept joins on to nothing any more.
+                self._stale = True
                 self._kept.clear()
                 self._held_replies.clear()
             self._made = None
             self._tell(repair, found)
-            return untouched
+            return not self._stale
 
     def _heal(self, repair: Repair, kept: list[Entry], left_at: Position) -> Healed:
         """Put back what this log lost in a failover."""
@@ -160,9 +168,10 @@ class LaneLog:
                 self._conclude([self._watermark.raising(self.seq, self.hash, token)])
 
     def discard(self) -> None:
-        """Forget what was posted: the log is not the one it was posted for."""
+        """Forget what was posted: the log is not the one it was posted for. What comes next is written."""
         with self._lock:
             self._queue.clear()
+            self._stale = False
 
     def drop(self) -> None:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""
@@ -193,12 +202,18 @@ class LaneLog:
         return len(self._queue) > 2 * BATCH
 
     def flush(self) -> None:
-        """Write what was posted so far. Raises Unreachable, LeaseLost, NotDurable; nothing is lost then."""
+        """Write what was posted so far. Raises Unreachable, LeaseLost, NotDurable; nothing is lost then.
+
+        Raises NotTaken where a command is not open whose result was posted, settled by others or lost in a
+        failover. What memory says of it is in no log, and whatever was posted since may rest on that.
+        """
         with self._lock:
             if self._failed is not None:
                 raise self._failed
             if self._made is not None:
                 raise LeaseLost(f"an append to lane {self._lane!r} was interrupted")
+            if self._stale:
+                return
             # Not what is posted meanwhile: the lane's own thread must get back to its lease.
             left = len(self._queue)
             while left > 0:
@@ -245,9 +260,9 @@ class LaneLog:
         if isinstance(reply, Exception):
             raise reply
         if reply[0] == b"settled":
-            left = len(self._queue)
-            self._skip(append, reply[1])
-            return left - len(self._queue)
+            self._stale = True
+            command = append.answers[reply[1] - 1][0].answer.id
+            raise NotTaken(f"lane {self._lane!r} has no open command {command}: its result is not written")
         if reply[0] != b"ok":
             raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
         self.seq, self.hash = append.seq, append.hash
@@ -354,22 +369,6 @@ class LaneLog:
         for answers in told.values():
             request += (len(answers), *answers)
         return request
-
-    def _skip(self, append: Append, index: int) -> None:
-        """Drop what settles a command that is not open any more: it has its result already."""
-        settlement = append.answers[index - 1][0]
-        for at in range(append.units):
-            unit = self._queue[at]
-            if not any(one is settlement for one in unit.settlements):
-                continue
-            others = tuple(one for one in unit.settlements if one is not settlement)
-            # In one step: other threads add to the queue meanwhile.
-            if others:
-                self._queue[at] = Unit(unit.drafts, others)
-            else:
-                del self._queue[at]
-            break
-        log.warning("result not needed", lane=self._lane, command=settlement.answer.id)
 
     def _prove(self, level: Durability) -> None:
         mark = renewal(self._keys, self._held())

@@ -27,7 +27,7 @@ from streams.intake import COUNT, Intake
 from streams.latest import Latest, outdated, with_latest
 from streams.lease import LENGTH, RENEW, Held, LeaseLost, renewal
 from streams.library import bring_back
-from streams.log import LaneLog
+from streams.log import LaneLog, NotTaken
 from streams.messages import Durability
 from streams.names import StationKeys
 from streams.proofs import PATIENCE, WatermarkRefused
@@ -47,7 +47,7 @@ KEYS_LOOK = 0.02
 ALONE = 10.0
 """Seconds that a command's last try may take before others are taken beside it."""
 INTERRUPTIONS = (
-    Unreachable, LeaseLost, NotDurable, ArchiveAway, EventsMissing, WatermarkRefused, ResponseError
+    Unreachable, LeaseLost, NotTaken, NotDurable, ArchiveAway, EventsMissing, WatermarkRefused, ResponseError
 )  # fmt: skip
 """What is expected to interrupt an owner now and then."""
 

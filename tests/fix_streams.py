@@ -18,7 +18,7 @@ import pytest
 from streams.admission import Task
 from streams.audit import Verdict, head_of, verify
 from streams.connection import Link, Unreachable, connect
-from streams.drafts import Post
+from streams.drafts import Draft, Post
 from streams.durability import Prover
 from streams.handler import Result
 from streams.history import Archive
@@ -223,6 +223,27 @@ class Scripted:
 
     def end(self) -> None:
         self.ended += 1
+
+
+class Remembering(Scripted):
+    """A handler whose memory is what it added: it adds a source at once, unless that is there already."""
+
+    def __init__(self, before: Callable[[Task], None] = lambda task: None) -> None:
+        super().__init__()
+        self.before = before
+        self.known: set[str] = set()
+
+    def restore(self, events: Iterator[Logged], known: bytes = b"") -> None:
+        super().restore(events, known)
+        self.known = {one.event.source for one in self.restored[-1] if one.event.type == "source.added"}
+
+    def attempt(self, task: Task) -> Result | None:
+        self.before(task)
+        command = task.command
+        added = Draft(type="source.added", data={}, source=command.source, command=command.id)
+        drafts = () if command.source in self.known else (added,)
+        self.known.add(command.source)
+        return Result(outcome="completed", state="stopped", drafts=drafts)
 
 
 class Wire:

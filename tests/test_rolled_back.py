@@ -21,15 +21,25 @@ from projections.runner import Runner
 from streams.admission import Task
 from streams.drafts import Draft
 from streams.handler import Result
-from streams.healing import mark, missing
+from streams.healing import Repair, mark, missing, put_back
 from streams.history import Entry
-from streams.messages import GENESIS, OUTCOMES, Durability, Event, Logged, decode_answer, digest, now
+from streams.messages import (
+    GENESIS,
+    OUTCOMES,
+    Durability,
+    Event,
+    Logged,
+    canonical,
+    decode_answer,
+    digest,
+    now,
+)
 from streams.settings import PostgresSection, RedisSection
 from streams.submit import InDoubt, NoAnswer, Signed
 from streams.tail import Position
 from tests.fix_projections import Chain, Yard, folded
 from tests.fix_servers import PASSWORD, eventually, on_free_port
-from tests.fix_streams import LANE, Hall, Scripted, Wire, insist, working
+from tests.fix_streams import LANE, Functions, Hall, Scripted, Wire, chain, insist, working
 
 
 def chain_of(count: int) -> list[Entry]:
@@ -91,6 +101,35 @@ def test_a_mark_is_made_again_from_the_result(
     assert made.forget_at > event.logged_at
     assert mark(msgspec.structs.replace(event, command=None), LANE) is None
     assert mark(msgspec.structs.replace(event, type="source.added"), LANE) is None
+
+
+def test_putting_a_result_back_takes_away_no_other_command(hall: Hall, functions: Functions) -> None:
+    """Two primaries give entries of one millisecond one id: the command that has it here stays open."""
+    theirs = functions.submit("theirs")[2].decode()
+    mine = functions.submit("mine")[2].decode()
+    lease = functions.acquire()
+    functions.take(lease.fence)
+    entries = [result_in(theirs, "lost", 1, GENESIS)]
+    entries.append(result_in(mine, "mine", 2, entries[0][1]))
+    repair = Repair(link=hall.link, keys=hall.keys, lane=LANE, lease=lease)
+    head = put_back(repair, Position(0, GENESIS), entries)
+    assert [entry for entry, _ in hall.link.call("XRANGE", hall.keys.commands, "-", "+")] == [theirs.encode()]
+    settlement = (theirs, "theirs", "{}", 2**45)
+    (event,) = chain(1, first=head.seq + 1, prev=head.hash)
+    done = functions.append(lease, [event], [settlement], seq=head.seq, hash=head.hash)
+    assert done[0] == b"ok"
+    assert functions.submit("theirs")[1].endswith(b" {}")
+
+
+def result_in(entry: str, id: str, seq: int, prev: str) -> Entry:
+    """The result of the command `id` that stood in this entry, as an event and its hash."""
+    data = {"type": "source.start", "sequence": 1, "request": "{}", "signature": "", "entry": entry}
+    event = Event(
+        seq=seq, prev=prev, token=1, at=now(), logged_at=now(), node="n", type="command.completed",
+        data=data, schema=1, source="kwfm", command=id,
+    )  # fmt: skip
+    raw = canonical(event)
+    return raw, digest(raw)
 
 
 class Turning(Wire):

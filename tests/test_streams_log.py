@@ -15,7 +15,7 @@ from streams.connection import Unreachable
 from streams.drafts import Draft, Settlement
 from streams.durability import Prover, highest
 from streams.lease import Lease, LeaseLost
-from streams.log import LaneLog
+from streams.log import LaneLog, NotTaken
 from streams.messages import GENESIS, Answer, now
 from streams.names import StationKeys
 from tests.fix_streams import LANE, Functions, Hall, Wire
@@ -125,19 +125,26 @@ def test_a_settled_command_gets_its_answer_and_its_reply(owner: Owner) -> None:
     assert owner.functions.submit("id-1")[1].split(b" ", 3)[3] == fields[1]
 
 
-def test_a_result_that_is_not_needed_hinders_no_other(owner: Owner) -> None:
-    """Where another owner settled a command already, its result here is dropped, and the rest is written."""
+def test_a_result_that_is_not_taken_lets_nothing_be_written_until_the_log_is_folded(owner: Owner) -> None:
+    """Where a command is not open any more, memory says what no log does: what rests on it is discarded."""
     first, second, third = (owner.command(f"id-{n}") for n in range(3))
     owner.settle(second)
     owner.log.flush()
-    owner.log.post(note("a"))
     for settlement in (first, second, third):
         owner.settle(settlement)
-    owner.log.post(note("b"))
+    with pytest.raises(NotTaken, match="id-1"):
+        owner.log.flush()
     owner.log.flush()
-    commands = [logged.event.command for logged in owner.hall.events()]
-    assert commands == ["id-1", None, "id-0", "id-2", None]
-    assert owner.log.unwritten() == set()
+    assert not owner.take_again()
+    owner.log.flush()
+    assert [logged.event.command for logged in owner.hall.events()] == ["id-1"]
+    assert owner.log.unwritten() == {settlement.entry for settlement in (first, second, third)}
+    owner.log.discard()
+    assert owner.take_again()
+    owner.log.post(note("after"))
+    owner.settle(first)
+    owner.log.flush()
+    assert [logged.event.command for logged in owner.hall.events()] == ["id-1", None, "id-0"]
 
 
 @pytest.mark.parametrize("what", ["request", "reply"])
@@ -178,9 +185,11 @@ def test_a_log_that_went_on_elsewhere_is_not_taken_for_ones_own(owner: Owner, ha
     other = LaneLog(hall.new_link(), hall.station, LANE, "two", Prover(hall.settings.redis), "memory")
     owner.lease = owner.functions.acquire("two", before=owner.lease.fence)
     assert not other.take(owner.lease)
+    other.discard()
     other.post(note("b"))
     other.flush()
     assert not owner.take_again()
+    owner.log.discard()
     owner.log.post(note("c"))
     owner.log.flush()
     assert [logged.event.data["reason"] for logged in hall.events()] == ["a", "b", "c"]

@@ -1,3 +1,11 @@
+-- Where two primaries took commands for a while, an entry id may be another command's here: that one is open.
+local function done_with(commands, entry, id)
+  local stands = redis.call('XRANGE', commands, entry, entry)
+  if stands[1] and id_of(stands[1][2]) ~= id then return end
+  redis.call('XACK', commands, 'ingest', entry)
+  redis.call('XDEL', commands, entry)
+end
+
 -- Put events back that the log lost, with the same seq and bytes, and the marks of the commands they answer.
 -- From the first of them on the field `restored` of the head says where the log stood, and by whom it is restored,
 -- until the events that tell of it stand in the log: these are appended by this function too, by nobody ('').
@@ -41,13 +49,11 @@ redis.register_function('tocsin_restore', function(keys, args)
     local known = tonumber(redis.call('HGET', sequence, source) or '0')
     if known < tonumber(number) then redis.call('HSET', sequence, source, number) end
     if id ~= '' then
-      redis.call('XACK', commands, 'ingest', entry)
-      redis.call('XDEL', commands, entry)
+      done_with(commands, entry, id)
       -- Submitted again while its mark was lost: that entry would be taken for a replay; the answer stands.
       local digest_again, _, again, answer_again = parse_mark(redis.call('HGET', ids, id) or '')
       if again and again ~= entry and digest_again == digest and answer_again == '' then
-        redis.call('XACK', commands, 'ingest', again)
-        redis.call('XDEL', commands, again)
+        done_with(commands, again, id)
       end
       redis.call('HSET', ids, id, mark_of(digest, number, entry, answer))
       redis.call('ZADD', expiry, forget_at, id)

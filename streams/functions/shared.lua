@@ -37,3 +37,12 @@ end
 local function parse_mark(mark)
   return string.match(mark, '^(%x+) (%d+) (%S+) (.*)$')
 end
+
+-- The command id that an entry of a lane's commands carries; nil where it carries none.
+local function id_of(fields)
+  local id
+  for index = 1, #fields, 2 do
+    if fields[index] == 'i' then id = fields[index + 1] end
+  end
+  return id
+end

@@ -40,13 +40,7 @@ redis.register_function('tocsin_take', function(keys, args)
 
   if #entries == 0 then return {'ok', now_ms(), {}, more} end
   local named = {}
-  for at, entry in ipairs(entries) do
-    local fields = entry[2]
-    named[at] = ''
-    for index = 1, #fields, 2 do
-      if fields[index] == 'i' then named[at] = fields[index + 1] end
-    end
-  end
+  for at, entry in ipairs(entries) do named[at] = id_of(entry[2]) or '' end
   local marks, taken = redis.call('HMGET', ids, unpack(named)), {}
   for at, entry in ipairs(entries) do
     taken[at] = {entry[1], deliveries[entry[1]] or 1, marks[at] or '', entry[2]}
