@@ -55,6 +55,10 @@ ASIDE_AGAIN = 5.0
 """Seconds after which it is looked whether a projection that was set aside can take part again."""
 LINGER = 0.02
 """Seconds that news wait for more to share their transaction, which costs more than all else."""
+BUSY_LINGER = 0.1
+"""The same where MANY came the last time: nobody looks at each of them."""
+MANY = 5
+"""Events in one transaction from which on that is so."""
 GIVE_WAY = 0.5
 """Seconds that a runner leaves its lane to another that was faster the last time; then it goes on itself."""
 BLOCK = 0.5
@@ -176,6 +180,7 @@ class Runner:
             return
         start = min(positions.values(), key=_seq)
         tail = Tail(self._link, self._keys, start, self._archive)
+        folded = 0
         while not self._stopping.is_set():
             if self._read_again.is_set():
                 raise PositionLost("the positions are to be read again")
@@ -183,8 +188,10 @@ class Runner:
                 raise PositionLost("a projection that was set aside may take part again")
             before, asked = tail.after, now()
             events = tail.read(BATCH, BLOCK)
-            if events and len(events) < BATCH and not self._stopping.wait(self._linger):
+            linger = max(self._linger, BUSY_LINGER) if folded >= MANY else self._linger
+            if events and len(events) < BATCH and not self._stopping.wait(linger):
                 events += tail.read(BATCH - len(events), 0)
+            folded = len(events)
             check_joined(before, events)
             if events and self._second:
                 positions = self._give_way(positions, events[-1].event.seq)

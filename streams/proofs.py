@@ -8,6 +8,7 @@ proof is there, a few milliseconds later.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,10 @@ from streams.steps import step
 
 LINGER = 0.004
 """Seconds before a proof, in which more may come that it proves as well."""
+BUSY_LINGER = 0.02
+"""The same right behind another proof: where one follows the other, each is to prove more."""
+BUSY = 0.05
+"""Seconds behind a proof for which that holds."""
 REST = 2.0
 """Seconds without anything to prove after which the thread ends."""
 PATIENCE = 10.0
@@ -79,6 +84,8 @@ class Proofs:
         self._due: Appended | None = None
         self._busy = False
         self._running = False
+        self._last = float("-inf")
+        """When the latest proof was there, by the monotonic clock."""
 
     def add(self, appended: Appended) -> None:
         """Prove everything up to `appended`, soon."""
@@ -130,7 +137,8 @@ class Proofs:
                     self._link.close()
                     return None
                 self._busy = True
-                self._changed.wait_for(lambda: self._due is None, LINGER)
+                linger = BUSY_LINGER if time.monotonic() - self._last < BUSY else LINGER
+                self._changed.wait_for(lambda: self._due is None, linger)
                 if self._due is not None:
                     return self._due
 
@@ -142,4 +150,5 @@ class Proofs:
         if reply != b"ok":
             raise WatermarkRefused(f"watermark not raised to {appended.seq}: {reply!r}")
         step("raised later")
+        self._last = time.monotonic()
         self.proven(appended.seq)
