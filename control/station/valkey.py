@@ -84,6 +84,7 @@ def config(
         # On SIGTERM a primary waits for replicas that lag; ten seconds are the server's own choice.
         "shutdown-timeout 2",
         "always-show-logo no",
+        "auto-aof-rewrite-min-size 256mb",
     ]
     if replicas:
         lines += ["min-replicas-to-write 1", "min-replicas-max-lag 3"]
