@@ -55,10 +55,9 @@ ASIDE_AGAIN = 5.0
 """Seconds after which it is looked whether a projection that was set aside can take part again."""
 LINGER = 0.02
 """Seconds that news wait for more to share their transaction, which costs more than all else."""
-BUSY_LINGER = 0.1
-"""The same where MANY came the last time: nobody looks at each of them."""
 MANY = 5
-"""Events in one transaction from which on that is so."""
+"""Events in one transaction from which on the next ones wait BUSY times as long: nobody looks at each."""
+BUSY = 5
 GIVE_WAY = 0.5
 """Seconds that a runner leaves its lane to another that was faster the last time; then it goes on itself."""
 BLOCK = 0.5
@@ -188,7 +187,7 @@ class Runner:
                 raise PositionLost("a projection that was set aside may take part again")
             before, asked = tail.after, now()
             events = tail.read(BATCH, BLOCK)
-            linger = max(self._linger, BUSY_LINGER) if folded >= MANY else self._linger
+            linger = BUSY * self._linger if folded >= MANY else self._linger
             if events and len(events) < BATCH and not self._stopping.wait(linger):
                 events += tail.read(BATCH - len(events), 0)
             folded = len(events)

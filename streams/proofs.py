@@ -52,7 +52,7 @@ class Watermark:
     def __init__(self, link: Link, keys: LaneKeys) -> None:
         self._link = link
         self._keys = keys
-        self._replid: tuple[int, str] = (0, "")
+        self._replid: tuple[int, str] = (-1, "")
 
     def raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:
         """The command that raises it; it holds for the primary that this link is connected to now."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from projections.database import open_engine
 from projections.projection import ALERTS, ALL, COMMANDS, SOURCES
-from projections.runner import LogBroken, Positions, Runner, check_joined
+from projections.runner import MANY, LogBroken, Positions, Runner, check_joined
 from projections.store import PositionLost, note_trouble
 from streams.connection import connect
 from streams.messages import Logged
@@ -243,6 +243,20 @@ def test_the_slower_of_two_gives_way_and_takes_over_what_is_left_lying(yard: Yar
         for thread in threads.values():
             thread.join(timeout=10)
     assert yard.all_rows() == folded(scribe.chain.events)
+
+
+def test_where_many_come_they_wait_for_more(yard: Yard) -> None:
+    """Behind a transaction of many events the next waits five times as long for others."""
+    scribe, stopping = yard.scribe(), threading.Event()
+    link = connect(yard.settings.redis, "runner")
+    runner = Runner(yard.engine, link, LANE, yard.keys.lane(LANE), stopping, linger=0.2)
+    with running(runner, stopping=stopping):
+        story(scribe, MANY)
+        eventually(caught_up(yard, MANY), "many events folded")
+        began = time.monotonic()
+        story(scribe, 1, seed=1)
+        eventually(caught_up(yard, MANY + 1), "the event folded")
+        assert time.monotonic() - began > 0.8
 
 
 def test_whoever_gives_way_goes_on_whatever_was_noted(yard: Yard) -> None:
