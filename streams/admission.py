@@ -251,6 +251,25 @@ def _untimely(command: Command, time: datetime, tried: bool) -> Refusal | None:
     return late(command, tried=tried) if command.expires_at <= time else None
 
 
+def outrun(task: Task, put_back: int) -> Refusal | None:
+    """Why a command is refused that was to follow the one of `if_sequence`, where another came in between.
+
+    Two primaries may give two commands one sequence; `put_back` is the highest of its source whose result
+    was put back since.
+    """
+    command = task.command
+    if command.if_sequence is None or task.sequence > put_back:
+        return None
+    return Refusal(
+        outcome="rejected",
+        reason="sequence",
+        field="if_sequence",
+        detail=f"{command.source!r} is at sequence {put_back}, not {command.if_sequence}: what came first was"
+        f" lost in a failover and put back",
+        command=command,
+    )
+
+
 def late(command: Command, *, tried: bool) -> Refusal:
     """What is said of a command whose validity has ended: `expired` only where it was never tried.
 

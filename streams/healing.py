@@ -110,6 +110,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
 
     `tend` looks after the lease; it is called between steps, for a long log takes longer than that lasts.
     A log that is empty gets of the archive what is not older than `keep` seconds, and its last event.
+    `note` is told of each result that is put back: its source, and its command's sequence there.
     """
 
     link: Link
@@ -118,6 +119,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease
     tend: Callable[[], None] = lambda: None
     keep: float = 0.0
+    note: Callable[[str, int], None] = lambda source, sequence: None
 
 
 Stands = Callable[[Event], bool]
@@ -163,7 +165,8 @@ def _restore(repair: Repair, head: Position, lost: Sequence[Entry], by: str, sta
     ]  # fmt: skip
     for event, raw, stated in batch:
         request += (f"{event.seq}-{event.token}", raw, stated)
-    marks = _remembered([found for event in events if (found := mark(event, lane))])
+    found = [one for event in events if (one := mark(event, lane))]
+    marks = _remembered(found)
     request.append(len(marks))
     for one in marks:
         forget_at = int(one.forget_at.timestamp() * 1000)
@@ -175,6 +178,8 @@ def _restore(repair: Repair, head: Position, lost: Sequence[Entry], by: str, sta
     reply = repair.link.call(*request)
     if reply[0] != b"ok":
         raise LeaseLost(f"events could not be put back into lane {lane!r}: {reply!r}")
+    for one in found:
+        repair.note(one.source, one.sequence)
     return Position(events[-1].seq, lost[-1][1]) if batch else head
 
 

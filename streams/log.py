@@ -83,6 +83,8 @@ class LaneLog:
         """Set where something failed beside the lane's own thread: the next flush there raises it."""
         self.seq = 0
         self.hash = GENESIS
+        self.put_back: dict[str, int] = {}
+        """By source the highest sequence of the results that were put back into the log here."""
 
     def post(self, draft: Draft) -> None:
         """Add one event to what the next flush writes; raises TypeError where JSON cannot hold its data."""
@@ -119,7 +121,13 @@ class LaneLog:
                 left_at = (made.seq, made.hash)
             self._lease = lease
             repair = Repair(
-                link=self._link, keys=self._keys, lane=self._lane, lease=lease, tend=tend, keep=self._keep
+                link=self._link,
+                keys=self._keys,
+                lane=self._lane,
+                lease=lease,
+                tend=tend,
+                keep=self._keep,
+                note=self._note,
             )
             found = self._heal(repair, kept, Position(*left_at))
             self.seq, self.hash = head = found.head.seq, found.head.hash
@@ -137,6 +145,9 @@ class LaneLog:
             self._made = None
             self._tell(repair, found)
             return not self._stale
+
+    def _note(self, source: str, sequence: int) -> None:
+        self.put_back[source] = max(self.put_back.get(source, 0), sequence)
 
     def _heal(self, repair: Repair, kept: list[Entry], left_at: Position) -> Healed:
         """Put back what this log lost in a failover."""
