@@ -3,7 +3,9 @@
 `tests/histories/schema-N/NAME.jsonl` has an event's bytes (as text) and hash per line, as they stood in
 Redis; `NAME.expected.json` has what the folds of today make of them. A history that is committed stays as it
 is: new versions of the code must read it. Record another, under another name, where there is more to tell.
-`LIFE` is what is played: `sources`, or `accidents` (a failover that takes events, a fork, a command parked).
+`LIFE` is what is played: `sources`, `accidents` (a failover that takes events, a fork, a command parked),
+`evidence` (alerts, recordings, conditions, another node's report, a flood), or `station` (that lane: keys,
+groups, what became of parked commands).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from streams.connection import Unreachable
 from streams.drafts import Draft
 from streams.durability import Prover
 from streams.history import Archive, Entry
-from streams.messages import SCHEMA, Level, digest, now
+from streams.messages import SCHEMA, digest, now
 from streams.replay import stored
 from streams.submit import Signed
 from streams.tail import Position
@@ -34,17 +36,12 @@ from streams.worker import LaneWorker
 from tests.fix_ingest import equipment
 from tests.fix_servers import eventually, running_valkey
 from tests.fix_streams import Hall, insist
-from tests.test_histories import FOLDER, LANE, folds, read
+from tests.programs.history_evidence import Nowhere, record_evidence
+from tests.programs.history_station import record_station
+from tests.test_histories import FOLDER, LANE, folds, lane_of, read
 
 RATE = 8000
 MINUTE = timedelta(minutes=1)
-
-
-class Nowhere:
-    """Telemetry that is not kept."""
-
-    def put(self, level: Level) -> None:
-        pass
 
 
 class Run:
@@ -196,6 +193,8 @@ def record(folder: Path) -> list[tuple[bytes, bytes]]:
 LIVES: dict[str, Callable[[Path], list[tuple[bytes, bytes]]]] = {
     "sources": record,
     "accidents": record_accidents,
+    "evidence": record_evidence,
+    "station": record_station,
 }
 
 
@@ -210,7 +209,9 @@ def main(life: str, name: str) -> None:
         entries = LIVES[life](Path(folder))
     lines = [msgspec.json.encode({"event": raw.decode(), "hash": stated.decode()}) for raw, stated in entries]
     path.write_bytes(b"\n".join(lines) + b"\n")
-    expected = msgspec.json.format(msgspec.json.encode(folds(read(path)), order="sorted"), indent=1)
+    expected = msgspec.json.format(
+        msgspec.json.encode(folds(lane_of(path), read(path)), order="sorted"), indent=1
+    )
     path.with_suffix(".expected.json").write_bytes(expected + b"\n")
     print(f"{path}: {len(entries)} events")
 
