@@ -5,6 +5,8 @@ They were made by `tests/programs/record_history.py`; each schema version of eve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from streams.alerts import ALERT_EVENTS
 from streams.audit import verify
 from streams.authorship import Authors
 from streams.memberships import Memberships
-from streams.messages import OUTCOMES, SCHEMA, Logged, canonical, decode_event
+from streams.messages import OUTCOMES, SCHEMA, Event, Logged, canonical, decode_event
 from streams.names import STATION_LANE
 from streams.notices import Kind, Rule
 from streams.recordings import RECORDING_EVENTS
@@ -45,6 +47,20 @@ TYPES = EVENTS.union(
     ALERT_EVENTS.values(), RECORDING_EVENTS.values(), keybook.EVENTS, *(one.types or () for one in ALL)
 )
 """All types that are written, or that a fold asks for."""
+UNFOLDED = {"log.restored", "log.forked"}
+"""The types that no fold reads: they are told to people."""
+UNREAD = {
+    **{f"command.{outcome}": {"entry", "signature"} for outcome in OUTCOMES},
+    "alert.burst": {"text", "confidence", "start", "end"},
+    "alert.ended": {"end"},
+    "condition.acknowledged": {"kind"},
+    "group.switched": {"was"},
+    "lane.acquired": {"fence"},
+    "rejections.counted": {"since", "until", "reasons", "keys"},
+    "source.added": {"desired"},
+    "source.starting": {"reason"},
+}
+"""Fields of their data that no fold reads, or that say in all histories what is taken for granted."""
 OPENING: tuple[Kind, ...] = ("source.failed", "source.stalled", "parked", "alert")
 RULES = [Rule(name=kind, on=kind, to=("desk",)) for kind in OPENING]
 Rows = dict[str, Any]
@@ -177,6 +193,43 @@ def test_every_fold_has_rows_to_be_compared() -> None:
     told = {name for path in RECORDED for name, rows in expected_of(path).items() if rows}
     names = folds(LANE, []).keys()
     assert told >= names, f"record a history with {sorted(names - told)}: see record_history"
+
+
+def overlooked(change: Callable[[Event], Event | None]) -> bool:
+    """Whether all histories fold as ever where each event is another, or none at all."""
+
+    def fold_as_ever(path: Path) -> bool:
+        changed = [(change(logged.event), logged) for logged in read(path)]
+        events = [Logged(event, logged.raw, logged.hash) for event, logged in changed if event]
+        expected = expected_of(path)
+        try:
+            return as_told(folds(lane_of(path), events), expected) == expected
+        except msgspec.ValidationError:
+            return False
+
+    return all(fold_as_ever(path) for path in RECORDED)
+
+
+@pytest.mark.parametrize("type", sorted(TYPES - UNFOLDED))
+def test_a_type_that_is_misread_is_found(type: str) -> None:
+    """A fold that took no notice of it any more would not make what was written down."""
+    assert not overlooked(lambda event: None if event.type == type else event)
+
+
+@pytest.mark.parametrize("type", sorted(TYPES - UNFOLDED))
+def test_a_field_that_is_misread_is_found(type: str) -> None:
+    """Nor would one that did not find a field of its data any more."""
+
+    def without(field: str, event: Event) -> Event:
+        if event.type != type or field not in event.data:
+            return event
+        rest = {name: value for name, value in event.data.items() if name != field}
+        return msgspec.structs.replace(event, data=rest)
+
+    data = [one.event.data for path in RECORDED for one in read(path) if one.event.type == type]
+    fields = {name for one in data for name in one}
+    lost = {field for field in fields if overlooked(partial(without, field))}
+    assert lost <= UNREAD.get(type, set())
 
 
 @pytest.mark.parametrize(
