@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 import msgspec
+import structlog
 
 from control import groups, keys
 from control.groups import Group, Groups
@@ -49,6 +50,8 @@ AGAIN = 0.2
 ACCEPT = 5.0
 """Seconds that a new command may take to become durable before that is tried again."""
 
+log = structlog.get_logger(__name__)
+
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True):
     """How a parked command ceased to be one: by which command of this lane, and retried as what."""
@@ -68,16 +71,24 @@ class Past(StationSummary, frozen=True, kw_only=True):
 
 
 def past_of(events: Iterable[Logged], known: bytes = b"") -> Past:
-    """What the lane's log says, from its beginning or from what is `known` of it."""
+    """What the lane's log says, from its beginning or from what is `known` of it.
+
+    An event that cannot be understood is said and changes nothing.
+    """
     past = msgspec.json.decode(known, type=Past) if known else Past()
     found, at = {(one.lane, one.id): one for one in past.closed}, past.at
     book: Keybook = past.keys
     known_groups: Groups = {group.id: group for group in past.groups}
     for logged in events:
         at = Position(logged.event.seq, logged.hash)
-        book = keybook.fold(book, logged.event)
-        known_groups = groups.fold(known_groups, logged.event)
-        if closed := closed_by(logged.event):
+        try:
+            book = keybook.fold(book, logged.event)
+            known_groups = groups.fold(known_groups, logged.event)
+            closed = closed_by(logged.event)
+        except msgspec.ValidationError as error:
+            log.error("event not understood", seq=at.seq, detail=str(error))
+            continue
+        if closed:
             found[closed.lane, closed.id] = Closing(
                 lane=closed.lane, id=closed.id, command=logged.event.command, by=closed.by
             )

@@ -6,7 +6,7 @@ The verdict is logged with the command and never computed again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -27,6 +27,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding bytes from anywhere may raise (RecursionError: nested too deeply)."""
 UNSIGNED = frozenset({"malformed", "too_large", "unsigned", "unknown_key", "bad_signature", "replayed"})
 """Reasons of a rejection that says itself that the bytes are not to be trusted: nothing is to be checked."""
+NOTHING: Mapping[str, int] = {}
 MAX_DELIVERIES = 3
 """A command delivered more often without a result is parked."""
 
@@ -157,11 +158,12 @@ def admit(
     time: datetime,
     begun: bool = False,
     groups: Callable[[str], Collection[str]] = in_no_group,
+    put_back: Mapping[str, int] = NOTHING,
 ) -> Task | Refusal:
     """Decide over one delivery at the server's time `time`.
 
     `begun` where the command is known to have been tried, though it was delivered only once; `groups`
-    tells those of a source.
+    tells those of a source, `put_back` the highest sequence of its results that came back after a failover.
     """
     marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
     if marked_entry != delivery.entry or marked_digest != digest(delivery.raw):
@@ -186,6 +188,7 @@ def admit(
     )
     tried = begun or delivery.deliveries > 1
     refusal = refusal or _exhausted(command, delivery) or _untimely(command, time, tried)
+    refusal = refusal or _outrun(command, delivery.sequence, put_back.get(command.source, 0))
     refusal = refusal or _unusable(command)
     return refusal or Task(command=command, delivery=delivery)
 
@@ -251,21 +254,16 @@ def _untimely(command: Command, time: datetime, tried: bool) -> Refusal | None:
     return late(command, tried=tried) if command.expires_at <= time else None
 
 
-def outrun(task: Task, put_back: int) -> Refusal | None:
-    """Why a command is refused that was to follow the one of `if_sequence`, where another came in between.
-
-    Two primaries may give two commands one sequence; `put_back` is the highest of its source whose result
-    was put back since.
-    """
-    command = task.command
-    if command.if_sequence is None or task.sequence > put_back:
+def _outrun(command: Command, sequence: int, put_back: int) -> Refusal | None:
+    """Two primaries may have given two commands one sequence: the one whose result stands came first."""
+    if command.if_sequence is None or sequence > put_back:
         return None
     return Refusal(
         outcome="rejected",
         reason="sequence",
         field="if_sequence",
-        detail=f"{command.source!r} is at sequence {put_back}, not {command.if_sequence}: what came first was"
-        f" lost in a failover and put back",
+        detail=f"{command.source!r} is at sequence {put_back}, not {command.if_sequence}: what came before"
+        " was lost in a failover and put back",
         command=command,
     )
 

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from streams import traces
-from streams.admission import MAX_DELIVERIES, Delivery, Refusal, Task, admit, late, outrun, settled_answer
+from streams.admission import MAX_DELIVERIES, Delivery, Refusal, Task, admit, late, settled_answer
 from streams.backoff import Backoff
 from streams.connection import Unreachable, connect
 from streams.drafts import Draft, check
@@ -290,11 +290,10 @@ class LaneWorker:
         verdict = admit(
             delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane,
             time=self._intake.now(), begun=delivery.entry in self._begun, groups=self._groups,
+            put_back=self._log.put_back,
         )  # fmt: skip
         self._open[delivery.entry] = delivery
         step("admitted")
-        if isinstance(verdict, Task):
-            verdict = outrun(verdict, self._log.put_back.get(verdict.command.source, 0)) or verdict
         if isinstance(verdict, Refusal):
             self._refuse(delivery, verdict)
             return

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from control.station.ports import free_port
-from control.stationlane import StationLane
+from control.stationlane import StationLane, past_of
 from streams.admission import Delivery, Task
 from streams.durability import Prover
 from streams.handler import Result
@@ -18,6 +18,7 @@ from streams.submit import Signed
 from streams.vocabulary import ParkedRetry, plain
 from tests.fix_cli import Obedient, Terminal
 from tests.fix_control import Bureau
+from tests.fix_projections import Chain
 from tests.fix_servers import eventually
 
 LANE = "node.local"
@@ -52,6 +53,23 @@ def retry(bureau: Bureau, of: Signed, **changes: Any) -> Signed:
 
 def drop(bureau: Bureau, id: str) -> Signed:
     return bureau.command("parked.drop", "station", params={"lane": LANE, "id": id})
+
+
+def test_an_event_that_is_not_understood_keeps_nobody_from_the_lane() -> None:
+    """What a newer version logged without what this one needs is passed over; the rest counts."""
+    chain = Chain()
+    odd = [
+        chain.event("group.created", group="north"),
+        chain.event("parked.dropped", "", "c-0", lane=LANE),
+        chain.event(
+            "group.created", group="south", name="", members=["a"], fallback_after=9.0, back_after=9.0
+        ),
+        chain.event("parked.dropped", "", "c-1", lane=LANE, id="gone"),
+    ]
+    past = past_of(odd)
+    assert [group.id for group in past.groups] == ["south"]
+    assert [closing.id for closing in past.closed] == ["gone"]
+    assert past.at.seq == len(odd)
 
 
 def executed(lane: StationLane, command: Signed) -> Result:
