@@ -50,6 +50,7 @@ def examine(place: Place) -> Iterator[Finding]:
         if settings.redis.sentinels:
             yield sentinels.sentinels(settings.redis)
             yield from sentinels.promotable(settings.redis)
+            yield from sentinels.down_after(settings.redis)
         if settings.redis.cluster:
             yield cluster.cluster(settings.redis)
         for primary in primaries:

@@ -11,7 +11,9 @@ from streams.connection import Link
 from streams.names import LaneKeys
 
 LENGTH = 12.0
-"""Seconds a lease lasts: at least Sentinel's down-after + 8 s, so that a failover moves no lane."""
+"""Seconds a lease lasts: at least Sentinel's down-after + FAILOVER, so that a failover moves no lane."""
+FAILOVER = 8.0
+"""Seconds from when a primary is deemed down until its lanes' leases are renewed at another, at most."""
 RENEW = 3.0
 """Seconds between renewals."""
 

@@ -61,7 +61,8 @@ class Replica(msgspec.Struct, frozen=True):
 class Opinion(msgspec.Struct, frozen=True):
     """What one Sentinel says of the primary; `replicas` is None where it does not tell.
 
-    `seen` are those of them that answer it.
+    `seen` are those of them that answer it, `down_after` the seconds without an answer after which it
+    deems a server down (0 where it does not tell).
     """
 
     address: Address
@@ -69,6 +70,7 @@ class Opinion(msgspec.Struct, frozen=True):
     flags: frozenset[str]
     replicas: frozenset[Address] | None = None
     seen: frozenset[Replica] = frozenset()
+    down_after: float = 0.0
 
     @property
     def failing(self) -> bool:
@@ -239,6 +241,7 @@ def _parse(said: list[Any], replicas: list[list[Any]] | None) -> Opinion:
         flags=frozenset(fields["flags"].split(",")),
         replicas=None if replicas is None else frozenset(map(_address, each)),
         seen=frozenset(_seen(one) for one in each if "s_down" not in one["flags"].split(",")),
+        down_after=int(fields.get("down-after-milliseconds", 0)) / 1000,
     )
 
 

@@ -14,8 +14,9 @@ from control.checks.finding import Finding
 from control.checks.postgres import postgres
 from control.checks.projections import projections
 from control.checks.redis import functions, plaintext, redis, replicas, writes
-from control.checks.sentinels import promotable, sentinels
-from control.doctor import lanes
+from control.checks.sentinels import down_after, promotable, sentinels
+from control.doctor import examine, lanes
+from control.place import Place
 from control.station.ports import free_port
 from projections.projection import ALL
 from streams.breaker import Breakers
@@ -26,6 +27,7 @@ from streams.names import StationKeys
 from streams.settings import PostgresSection, RedisSection, Settings
 from tests.fix_cli import Terminal, made_folder
 from tests.fix_projections import LANE, Scribe, Yard
+from tests.fix_room import room_folder
 from tests.fix_servers import IS_REDIS_7_0, Trio, eventually
 from tests.fix_web import Web
 from tests.test_faults import HARMS, Harmed
@@ -253,6 +255,36 @@ def test_replicas_that_nobody_may_promote(sentinel_trio: Trio) -> None:
     eventually(lambda: "1 of 1" in " ".join(one.told for one in promotable(section)), "one hidden, one away")
     sentinel_trio.resume(first)
     assert list(promotable(msgspec.structs.replace(section, password="not the one"))) == []
+
+
+def test_a_failover_that_outlasts_a_lease(sentinel_trio: Trio, tmp_path: Path) -> None:
+    """Which Sentinel waits too long is named, with its value and the highest; those as shipped are well."""
+    section = sentinel_trio.redis
+    place = Place(directory=room_folder(tmp_path / "station", section, PostgresSection()).path)
+    assert list(down_after(section)) == []
+
+    def wait(name: str, milliseconds: int) -> str:
+        change = ("SENTINEL", "SET", section.service, "down-after-milliseconds", milliseconds)
+        assert sentinel_trio.ask(name, *change) == "OK"
+        return f"{milliseconds} on 127.0.0.1:{sentinel_trio.port(name)}"
+
+    # At the limit nothing is said; a millisecond more is too much.
+    wait("sentinel-2", 4000)
+    assert list(down_after(section)) == []
+    late = wait("sentinel-2", 4001)
+    found = only(down_after(section))
+    assert found.verdict == "warning"
+    assert f"is {late}: " in found.told
+    assert "12 s" in found.told
+    assert f"SENTINEL SET {section.service} down-after-milliseconds 2000" in found.next
+    assert "4000" in found.next
+
+    # All that wait too long are named, by the doctor too; one that does not answer says nothing.
+    other = wait("sentinel-1", 30000)
+    assert f"is {other}, {late}: " in only(down_after(section)).told
+    assert [one.part for one in examine(place)].count("down-after") == 1
+    sentinel_trio.kill("sentinel-1")
+    assert f"is {late}: " in only(down_after(section)).told
 
 
 # Lanes and projections.

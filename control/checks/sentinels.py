@@ -9,7 +9,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from control.checks.finding import Finding, ok, trouble, warning
-from streams import sentinel
+from streams import lease, sentinel
 from streams.sentinel import Opinion
 from streams.settings import RedisSection
 
@@ -60,6 +60,22 @@ def promotable(redis: RedisSection) -> Iterator[Finding]:
         yield trouble("promotion", f"{told}: nobody can take the primary's place", next)
     elif count:
         yield warning("promotion", told, passes)
+
+
+def down_after(redis: RedisSection) -> Iterator[Finding]:
+    """Whether a lease outlives a failover, by when each Sentinel that answers deems a primary down."""
+    longest = lease.LENGTH - lease.FAILOVER
+    told = {one: said.down_after for one, said in sentinel.ask_each(redis).items() if said is not None}
+    late = {one: seconds for one, seconds in told.items() if seconds > longest}
+    if not late:
+        return
+    each = ", ".join(f"{seconds * 1000:.0f} on {one}" for one, seconds in late.items())
+    yield warning(
+        "down-after",
+        f"down-after-milliseconds is {each}: with the {lease.FAILOVER:.0f} s that a failover may take, "
+        f"more than a lease lasts ({lease.LENGTH:.0f} s), so that every lane may lose its owner",
+        f"SENTINEL SET {redis.service} down-after-milliseconds 2000 there (at most {longest * 1000:.0f})",
+    )
 
 
 def _stray(opinions: dict[str, Opinion]) -> list[str]:
