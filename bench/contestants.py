@@ -100,6 +100,8 @@ class Running:
                 process.kill()
         for process in self._processes:
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         self._log.close()
 
     def _start(self, role: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

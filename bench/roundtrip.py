@@ -1,7 +1,8 @@
 """What a confirmed command costs, beside Pub/Sub and five task queues: `python -m bench roundtrip`.
 
 Rounds are interleaved: in each, every contestant has one turn of one command at a time and one
-with many in flight. Afterwards each lane used must verify and hold one result per command.
+with many in flight. Afterwards each lane used must verify and hold one result per command, each on a
+good signature.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from bench.contestants import BASELINE, CONTESTANTS, Contestant, Failed, Running
 from bench.report import circumstances, document, write
 from bench.stage import Stage, bare, whole
 from streams.audit import head_of, verify
+from streams.authorship import Authors
 from streams.messages import decode_event
 from streams.replay import stored
+from streams.signing import load_keyring
 
 PEERS_PYTHON = Path(".venv-bench/bin/python")
 WARM_UP = 0.3
@@ -94,8 +97,12 @@ def heads(stage: Stage) -> dict[str, int]:
 
 
 def audit(stage: Stage, before: dict[str, int], confirmed: int) -> list[str]:
-    """What is wrong with the log after the run: nothing, or the bench has failed."""
+    """What is wrong with the log after the run: nothing, or the bench has failed.
+
+    Of every result since `before` the signature is checked, as by `tocsin audit verify`.
+    """
     link = stage.link()
+    authors = Authors(load_keyring(Path(stage.settings.keys.directory)))
     faults: list[str] = []
     results: Counter[str] = Counter()
     for lane, seq in before.items():
@@ -105,11 +112,17 @@ def audit(stage: Stage, before: dict[str, int], confirmed: int) -> list[str]:
         verdict = verify(lane, stored(link, keys), head)
         if verdict.fault:
             faults.append(f"lane {lane}: event {verdict.fault.seq}: {verdict.fault.problem}")
+        forged: str | None = None
         for raw, _ in stored(link, keys, after=seq):
             event = decode_event(raw)
             if event.type.startswith("command."):
                 results[event.type] += 1
+                if forged is None and (problem := authors.problem(lane, event)):
+                    forged = f"lane {lane}: event {event.seq}: {problem}"
+        faults += [forged] if forged else []
     link.close()
+    if elsewhere := authors.counted().elsewhere:
+        faults.append(f"signed by keys that are not here: {dict(elsewhere)}")
     if results != ({"command.completed": confirmed} if confirmed else {}):
         faults.append(f"{confirmed} commands were confirmed, but the log holds {dict(results)}")
     return faults

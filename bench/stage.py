@@ -149,6 +149,8 @@ def worker(folder: Folder, lanes: Sequence[str]) -> Iterator[int]:
         yield process.pid
     finally:
         end(process, Launch("worker", (), log))
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @contextmanager
