@@ -163,7 +163,7 @@ def admit(
     """Decide over one delivery at the server's time `time`.
 
     `begun` where the command is known to have been tried, though it was delivered only once; `groups`
-    tells those of a source, `put_back` the highest sequence of its results that came back after a failover.
+    tells those of a source, `put_back` the highest sequence of its commands that were completed and put back.
     """
     marked_digest, _, marked_entry, _ = [*delivery.mark.split(" ", 3), "", "", "", ""][:4]
     if marked_entry != delivery.entry or marked_digest != digest(delivery.raw):

@@ -110,7 +110,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
 
     `tend` looks after the lease; it is called between steps, for a long log takes longer than that lasts.
     A log that is empty gets of the archive what is not older than `keep` seconds, and its last event.
-    `note` is told of each result that is put back: its source, and its command's sequence there.
+    `note` is told of each command that was completed and is put back: its source, and its sequence there.
     """
 
     link: Link
@@ -165,8 +165,7 @@ def _restore(repair: Repair, head: Position, lost: Sequence[Entry], by: str, sta
     ]  # fmt: skip
     for event, raw, stated in batch:
         request += (f"{event.seq}-{event.token}", raw, stated)
-    found = [one for event in events if (one := mark(event, lane))]
-    marks = _remembered(found)
+    marks = _remembered([found for event in events if (found := mark(event, lane))])
     request.append(len(marks))
     for one in marks:
         forget_at = int(one.forget_at.timestamp() * 1000)
@@ -178,8 +177,9 @@ def _restore(repair: Repair, head: Position, lost: Sequence[Entry], by: str, sta
     reply = repair.link.call(*request)
     if reply[0] != b"ok":
         raise LeaseLost(f"events could not be put back into lane {lane!r}: {reply!r}")
-    for one in found:
-        repair.note(one.source, one.sequence)
+    for event in events:
+        if event.type == "command.completed":
+            repair.note(event.source, event.data["sequence"])
     return Position(events[-1].seq, lost[-1][1]) if batch else head
 
 

@@ -84,7 +84,10 @@ class LaneLog:
         self.seq = 0
         self.hash = GENESIS
         self.put_back: dict[str, int] = {}
-        """By source the highest sequence of the results that were put back into the log here."""
+        """By source the highest sequence of a command that was completed and put back into the log here.
+
+        Only of those: what is refused is told at once, before older ones of its source are done.
+        """
 
     def post(self, draft: Draft) -> None:
         """Add one event to what the next flush writes; raises TypeError where JSON cannot hold its data."""
