@@ -90,10 +90,19 @@ def executed_again(history: History) -> None:
         facts.append(fact(8, "source.starting", "two"))
 
 
+def without_effect(history: History) -> None:
+    """A new name was confirmed, and the log holds that of another command."""
+    request = '{"params": {"name": "new"}}'
+    for facts in (history.log[LANE], history.archive[LANE]):
+        facts.append(fact(8, "source.updated", "four", name="new"))
+        facts.append(fact(9, "command.completed", "four", sequence=4, type="source.update", request=request))
+        facts.append(fact(10, "command.completed", "five", sequence=5, type="source.update", request=request))
+
+
 def disordered(history: History) -> None:
     """An older command was done after a newer one."""
     for facts in (history.log[LANE], history.archive[LANE]):
-        facts.append(fact(8, "command.completed", "four", sequence=1, type="source.update"))
+        facts.append(fact(8, "command.completed", "four", sequence=1, type="source.stop"))
     history.rows["four"] = history.rebuilt["four"] = (LANE, 8, "completed")
 
 
@@ -190,6 +199,7 @@ WRONG: dict[Callable[[History], None], str] = {
     moved: "as it was told",
     told_otherwise: "as it was told",
     executed_again: "executed once",
+    without_effect: "with its effect",
     disordered: "in order per source",
     overtaken_by_older: "superseded by a newer one",
     gap: "the log is whole",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,6 +72,20 @@ def executed_once(history: History) -> Iterator[str]:
             if fact.command and fact.type.startswith("source."):
                 done[tenure, fact.command, fact.type] += 1
         yield from (f"{id} logged {type} {n} times in {lane}" for (_, id, type), n in done.items() if n > 1)
+
+
+def with_effect(history: History) -> Iterator[str]:
+    """A new name that was confirmed is logged as the source's, by the command that gave it.
+
+    An owner whose memory is ahead of the log would take it for given already, and log the result alone.
+    """
+    for lane, facts in history.log.items():
+        logged = {(one.command, one.data.get("name")) for one in facts if one.type == "source.updated"}
+        for one in facts:
+            if one.type == "command.completed" and one.data.get("type") == "source.update":
+                name = json.loads(one.data["request"])["params"].get("name")
+                if name is not None and (one.command, name) not in logged:
+                    yield f"{lane}:{one.seq} completes {one.command}, and no event names {one.source} {name}"
 
 
 def in_order(history: History) -> Iterator[str]:
@@ -185,6 +200,7 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "exactly one result": one_result,
     "as it was told": as_told,
     "executed once": executed_once,
+    "with its effect": with_effect,
     "in order per source": in_order,
     "superseded by a newer one": superseded_by_newer,
     "the log is whole": chained,
