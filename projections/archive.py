@@ -106,7 +106,6 @@ class Archiver(Runner):
         step("archived")
         self._at = after
         self._tell_owner()
-        step("archive told")
         return {ARCHIVE: after}
 
     def _folded(self) -> int:
@@ -120,6 +119,7 @@ class Archiver(Runner):
             keys, at = self._keys, self._at
             told = (at.seq, at.hash, *folded)
             self._link.call("FCALL", "tocsin_archived", 2, keys.archived, keys.events, *told)
+            step("archive told")
 
 
 def folded_by_all(connection: Connection, lane: str) -> int:

@@ -26,6 +26,7 @@ from streams.connection import Link, Unreachable, connect
 from streams.messages import Durability
 from streams.sentinel import Address
 from streams.settings import RedisSection
+from streams.steps import step
 
 HOLD = 3.0
 """Seconds the attached set must have stayed the same before fewer acknowledgements count."""
@@ -129,6 +130,7 @@ class Prover:
             if not marked:
                 raise NotDurable("the lease by which the wait would be marked is no longer held")
             if self.accepts(level, reply, link):
+                step("durable")
                 return
             if time.monotonic() >= deadline:
                 raise NotDurable(

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 
 from streams.connection import Link, Unreachable
 from streams.names import LaneKeys
+from streams.steps import step
 
 SHORTEST, LONGEST = 0.003, 1.0
 """Seconds between two looks: a twentieth of how long the oldest reply has been waiting, within these."""
@@ -90,6 +91,8 @@ class HeldReplies:
         # The number alone could be that of another event: a failover may have taken ours.
         stands = self._link.call("XRANGE", self._keys.events, due[-1].seq, due[-1].seq)
         if stands and stands[0][1][3].decode() == due[-1].hash:
+            step("held replies due")
             self._link.batch([reply for held in due for reply in held.replies])
+            step("held replies sent")
         with self._lock:
             self._waiting = deque(held for held in self._waiting if held not in due)

@@ -9,6 +9,7 @@ import msgspec
 
 from streams.connection import Link
 from streams.names import LaneKeys
+from streams.steps import step
 
 LENGTH = 12.0
 """Seconds a lease lasts: at least Sentinel's down-after + FAILOVER, so that a failover moves no lane."""
@@ -57,6 +58,7 @@ def acquire(link: Link, keys: LaneKeys, owner: str, before: str = "", nonce: str
     )  # fmt: skip
     if reply[0] == b"held":
         return Held(reply[1].decode(), max(reply[2], 0) / 1000)
+    step("lease taken")
     return Lease(
         fence=reply[1].decode(),
         token=reply[2],
@@ -81,4 +83,6 @@ def renew(link: Link, keys: LaneKeys, lease: Lease) -> Lease:
 
 def release(link: Link, keys: LaneKeys, lease: Lease) -> None:
     """Give the lane up; harmless when it was lost already."""
+    step("releasing")
     link.call("FCALL", "tocsin_release", 1, keys.lease, lease.fence)
+    step("released")

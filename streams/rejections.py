@@ -16,6 +16,7 @@ import msgspec
 
 from streams.admission import UNSIGNED, Refusal
 from streams.drafts import Draft, Settlement
+from streams.steps import step
 from streams.vocabulary import plain
 
 BURST = 50
@@ -111,6 +112,7 @@ class Rejections:
             reasons=dict(Counter(refusal.reason for refusal, _, _ in some)),
             keys=tuple(key[:64] for key in list(named)[:10]),
         )
+        step("counted")
         return Counted(Draft(type="rejections.counted", data=plain(told)), tuple(one for _, one, _ in some))
 
     def clear(self) -> None:

@@ -21,6 +21,7 @@ from streams.history import Archive, ArchiveAway, EventsMissing, replayed
 from streams.lease import Lease
 from streams.messages import decode_event, now
 from streams.names import LaneKeys
+from streams.steps import step
 from streams.tail import START, Position
 
 LOOK_EVERY = 5.0
@@ -104,10 +105,12 @@ class Trimmer:
             first = min(first + STEP, last)
             known = self._known_at(first, known)
             kind = self._summary.kind if self._summary else ""
+            step("trimming")
             status, *rest = self._link.call(
                 "FCALL", "tocsin_trim", 5, keys.lease, keys.head, keys.events, keys.state, keys.archived,
                 lease.fence, known.at.seq, known.at.hash, kind, known.data,
             )  # fmt: skip
+            step("trimmed")
             if status != b"ok":
                 break
             gone += rest[0]

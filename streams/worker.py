@@ -286,6 +286,7 @@ class LaneWorker:
             # Its result stands: only the acknowledgement was lost.
             self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
             self._link.call("XDEL", self._keys.commands, delivery.entry)
+            step("acknowledged")
             return
         verdict = admit(
             delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane,

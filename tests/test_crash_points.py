@@ -5,7 +5,6 @@ The steps are read off the code, so that a new one is tested without being liste
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
 import subprocess
@@ -19,60 +18,51 @@ import msgspec
 import pytest
 
 from projections.projection import ALL
+from streams.history import replayed
 from streams.messages import canonical
-from streams.settings import PostgresSection, RedisSection
-from streams.submit import Signed
+from streams.settings import ArchiveSection, PostgresSection, RedisSection
+from streams.submit import Signed, Submitter
 from tests.fix_archive import ArchivedHall, rows_of
+from tests.fix_kinds import KINDS, SOURCES, Sent, check_sent, of_all_kinds, of_kind, updates
 from tests.fix_projections import Yard, folded
 from tests.fix_servers import eventually
+from tests.fix_steps import ROOT, steps_in
 from tests.fix_streams import LANE, Hall, insist
 
-ROOT = Path(__file__).parent.parent
-SOURCES = ("slow", "quick", "other")
-"""The handler carries out the commands of `quick` in the lane's own thread, the others in theirs."""
-ONCE = {"leased", "head proven", "restored", "acquired", "begun"}
+ONCE = {"lease taken", "leased", "head proven", "restored", "acquired", "begun"}
 """Steps that an owner passes once, when it takes the lane."""
-
-
-def steps_in(*places: str) -> list[str]:
-    """The names of all steps in the packages' or modules' code; each is said literally, in one place."""
-    found: list[str] = []
-    roots = [ROOT / place for place in places]
-    for path in [
-        path for root in roots for path in (sorted(root.rglob("*.py")) if root.is_dir() else [root])
-    ]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "step":
-                (name,) = node.args
-                assert isinstance(name, ast.Constant), f"{path.name}: a step has a literal name"
-                found.append(str(name.value))
-    return found
-
-
-COMMAND_STEPS = steps_in("streams/worker.py", "streams/log.py", "streams/proofs.py")
+LEAVING_STEPS = ["releasing", "released"]
+"""Those that it passes when it gives the lane up."""
+SETTLED_STEPS = ["acknowledged"]
+"""Those that it passes where an entry waits that has its result."""
+COMMAND_STEPS = [
+    name
+    for name in steps_in(
+        "streams/worker.py", "streams/log.py", "streams/proofs.py", "streams/lease.py",
+        "streams/durability.py", "streams/rejections.py",
+    )
+    if name not in (*LEAVING_STEPS, *SETTLED_STEPS)
+]  # fmt: skip
+HELD_STEPS = steps_in("streams/held_replies.py")
+TRIM_STEPS = steps_in("streams/trimming.py")
 HEALING_STEPS = steps_in("streams/healing.py")
 EVENT_STEPS = steps_in("projections/runner.py", "projections/folding.py")
 ARCHIVE_STEPS = steps_in("projections/archive.py")
+ALL_STEPS = [
+    *COMMAND_STEPS, *LEAVING_STEPS, *SETTLED_STEPS, *HELD_STEPS, *TRIM_STEPS, *HEALING_STEPS, *EVENT_STEPS,
+    *ARCHIVE_STEPS,
+]  # fmt: skip
+TOLD_STEPS = {"appending": 2, "appended": 2, "proven": 2, "replied": 2, "proven later": 1, "raised later": 1}
+"""The steps between a result and its reply, and the passing at which there is a result."""
+ALSO = [("appending", 2), ("appended", 2), ("replied", 2), ("durable", 3)]
+"""Passings beside the first: an owner's first append tells of itself, and is proven before any command is."""
 
 
 def passings(steps: Iterable[str], again: int) -> list[Any]:
     """Each step at its first passing, and at a later one: those are for `make schedules`."""
-    later = [pytest.param(step, again, marks=pytest.mark.chaos) for step in steps if step not in ONCE]
+    once = {*ONCE, *(step for step, passing in ALSO if passing == again)}
+    later = [pytest.param(step, again, marks=pytest.mark.chaos) for step in steps if step not in once]
     return [*((step, 1) for step in steps), *later]
-
-
-TOLD_STEPS = ("appending", "appended", "proven", "replied", "proven later", "raised later")
-"""The steps between a result and its reply."""
-
-
-def test_every_step_in_the_rooms_has_its_crash() -> None:
-    """No two places share a name, or one of them would never be tested; none stands where nobody looks."""
-    steps = COMMAND_STEPS + HEALING_STEPS + EVENT_STEPS + ARCHIVE_STEPS
-    assert len(set(steps)) == len(steps)
-    assert sorted(steps) == sorted(steps_in("streams", "control", "ingest", "projections"))
-    assert len(COMMAND_STEPS) >= 10
-    assert min(map(len, (HEALING_STEPS, EVENT_STEPS, ARCHIVE_STEPS))) >= 4
-    assert set(COMMAND_STEPS) >= {*ONCE, *TOLD_STEPS}
 
 
 @pytest.fixture
@@ -124,49 +114,115 @@ def died(process: subprocess.Popen[str]) -> bool:
 
 def commands_for(hall: Hall, count: int) -> list[Signed]:
     """Commands that overtake nothing, dealt to the sources in turn; of both ways to prove a result."""
-    return [
-        hall.command("source.update", SOURCES[n % len(SOURCES)], durability=("replica", "memory")[n % 2])
-        for n in range(count)
-    ]
+    return [one.command for one in updates(hall, count)]
 
 
 def check_in_order(hall: Hall, commands: list[Signed]) -> None:
     """One result and one fact for each command, each source's by their sequence; the log verifies."""
-    events = [logged.event for logged in hall.events()]
-    assert hall.results() == {command.command.id: ["completed"] for command in commands}
-    for source in SOURCES:
-        expected = list(range(1, 1 + sum(command.command.source == source for command in commands)))
-        facts = [int(e.data["name"]) for e in events if e.type == "source.updated" and e.source == source]
-        results = [e.data["sequence"] for e in events if e.type == "command.completed" and e.source == source]
-        assert facts == results == expected
-    assert hall.verdict().fault is None
-    assert hall.waiting() == 0
+    check_sent(hall, [Sent(command, "completed") for command in commands])
 
 
-@pytest.mark.parametrize(("step", "passing"), passings(COMMAND_STEPS, 3))
+def submitted(hall: Hall, sent: list[Sent]) -> list[Sent]:
+    """The same, once they are submitted."""
+    for answer in hall.submitter().accept_all([one.command for one in sent], timeout=5):
+        assert answer is None
+    return sent
+
+
+def check_answers(hall: Hall, sent: list[Sent]) -> None:
+    """Everybody is told what the log says, and the log what was to become of each; an owner is at work.
+
+    Another command is added to them, which that owner takes only after what was left pending.
+    """
+    sent += submitted(hall, updates(hall, 1))
+    insist(hall.submitter(), sent[-1].command)
+    answers = [insist(hall.submitter(), one.command) for one in sent]
+    assert [answer.outcome for answer in answers] == [one.outcome for one in sent]
+    check_sent(hall, sent, answers)
+
+
+@pytest.mark.parametrize(("step", "passing"), [*passings(COMMAND_STEPS, 3), *ALSO])
 def test_an_owner_killed_at_a_step_leaves_one_result_each(proven_hall: Hall, step: str, passing: int) -> None:
-    """Commands wait and come; the process dies at the step; the next one finishes what was begun."""
+    """Commands of all kinds wait and come; the process dies at the step; the next one finishes them."""
     hall = proven_hall
-    commands = commands_for(hall, 6)
-    submitter = hall.submitter()
-    for command in commands:
-        submitter.accept(command, timeout=5)
+    sent = submitted(hall, of_all_kinds(hall))
     with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:{passing}") as first:
 
         def dead_or_given_more() -> bool:
             if died(first):
                 return True
             if hall.waiting() < 12:
-                commands.extend(commands_for(hall, 3))
-                for command in commands[-3:]:
-                    submitter.accept(command, timeout=5)
+                more = [*updates(hall, 3), *of_kind(hall, "rejected", "replica")]
+                sent.extend(submitted(hall, more))
             return False
 
         eventually(dead_or_given_more, f"a crash at the step {step!r}")
     with process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
-        answers = [insist(hall.submitter(), command) for command in commands]
-    assert {answer.outcome for answer in answers} == {"completed"}
-    check_in_order(hall, commands)
+        check_answers(hall, sent)
+
+
+def of_one_kind() -> list[Any]:
+    """The passings at which what was done with the first commands of a kind stands, and nobody was told."""
+    found: list[Any] = []
+    for kind in KINDS:
+        # What is counted is so some time after those that are told each.
+        passing = 3 if kind == "counted" else 2
+        for durability in ("memory", "replica"):
+            found.append((kind, durability, "appended", passing))
+            others = [("admitted", 1), ("settled", 1), ("appending", passing), ("replied", passing)]
+            others += [("executed", 1)] if kind in ("started", "superseded") else []
+            others += [("counted", 1)] if kind == "counted" else []
+            others += [("proven", 1)] if durability == "replica" else []
+            found += [pytest.param(kind, durability, *at, marks=pytest.mark.chaos) for at in others]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "durability", "step", "passing"), of_one_kind())
+def test_an_owner_killed_over_one_kind_leaves_one_result_each(
+    proven_hall: Hall, kind: str, durability: Any, step: str, passing: int
+) -> None:
+    """Nothing else waits, so it dies over that: each has its result, what is parked one copy, once."""
+    hall = proven_hall
+    sent = submitted(hall, of_kind(hall, kind, durability) + of_kind(hall, kind, durability))
+    with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:{passing}") as first:
+        eventually(lambda: died(first), f"a crash at the step {step!r}")
+    if step == "appended":
+        stand = {logged.event.type for logged in hall.events()}
+        assert stand & set(KINDS[kind]), "it did not die over what it was to die over"
+    with process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
+        check_answers(hall, sent)
+
+
+@pytest.mark.parametrize("step", LEAVING_STEPS)
+def test_an_owner_killed_while_it_leaves_leaves_one_result_each(proven_hall: Hall, step: str) -> None:
+    """Told to end in the midst of it, and killed then: the release is logged once, the rest is done."""
+    hall = proven_hall
+    sent = submitted(hall, of_all_kinds(hall))
+    with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:1") as first:
+        eventually(lambda: hall.results(), "the first result")
+        first.send_signal(signal.SIGTERM)
+        eventually(lambda: died(first), f"a crash at the step {step!r}")
+    (released,) = [logged.event for logged in hall.events() if logged.event.type == "lane.released"]
+    assert released == hall.events()[-1].event
+    assert (hall.link.call("GET", hall.keys.lease) is None) == (step == "released")
+    with process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
+        check_answers(hall, sent)
+
+
+@pytest.mark.parametrize("step", SETTLED_STEPS)
+def test_an_owner_killed_over_what_has_its_result_carries_nothing_out_again(hall: Hall, step: str) -> None:
+    """They stand in the stream again, as if nobody had acknowledged them: they go, and that is all."""
+    sent = submitted(hall, updates(hall, 4))
+    waiting = hall.link.call("DUMP", hall.keys.commands)
+    with process("worker", hall.settings):
+        check_answers(hall, sent)
+    hall.link.call("RESTORE", hall.keys.commands, 0, waiting, "REPLACE")
+    with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:2") as first:
+        eventually(lambda: died(first), f"a crash at the step {step!r}")
+    assert hall.waiting() == 2
+    with process("worker", hall.settings, TOCSIN_TEST_NODE="third"):
+        eventually(lambda: not hall.waiting(), "the stream empty")
+        check_answers(hall, sent)
 
 
 @contextmanager
@@ -176,28 +232,31 @@ def archiving(hall: ArchivedHall, **environment: str) -> Iterator[subprocess.Pop
         yield started
 
 
-def asked_at_archive(hall: ArchivedHall, count: int) -> list[Signed]:
+def asked_at_archive(hall: ArchivedHall, count: int, submitter: Submitter | None = None) -> list[Signed]:
     """Commands of durability `archive`, submitted and waiting."""
     commands = [hall.command("source.update", SOURCES[n % 3], durability="archive") for n in range(count)]
-    submitter = hall.submitter()
+    submitter = submitter or hall.submitter()
     for command in commands:
         submitter.accept(command, timeout=5)
     return commands
 
 
-@pytest.mark.parametrize("step", TOLD_STEPS)
+@pytest.mark.parametrize(("step", "passing"), [*TOLD_STEPS.items(), *((step, 1) for step in HELD_STEPS)])
 def test_what_is_told_at_archive_is_archived_whenever_its_owner_dies(
-    archived: ArchivedHall, step: str
+    archived: ArchivedHall, step: str, passing: int
 ) -> None:
     """An owner killed between result and reply: the next one has it told, once, and only once it is kept."""
-    hall = archived
-    commands = asked_at_archive(hall, 4)
+    hall, asking = archived, archived.submitter()
+    commands = asked_at_archive(hall, 4, asking)
     # An owner's own facts are what nobody waits for: they are proven later.
     commands.append(hall.command("source.update", "slow", durability="memory"))
     hall.submitter().accept(commands[-1], timeout=5)
     with archiving(hall):
-        with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:2") as first:
-            eventually(lambda: died(first) or not hall.waiting(), f"a crash at the step {step!r}")
+        with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:{passing}") as first:
+            eventually(lambda: died(first), f"a crash at the step {step!r}")
+        told, kept = asking.receive(0.01), len(rows_of(hall.yard))
+        assert all(answer.seq <= kept for answer in told)
+        assert bool(told) == (step == "held replies sent")
         with process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
             for command in commands:
                 answer = insist(hall.submitter(), command)
@@ -223,6 +282,35 @@ def test_an_archiver_killed_at_a_step_keeps_everything_once(
             hall.wait_until_archived()
     assert rows_of(hall.yard) == hall.stored()
     check_in_order(hall, commands)
+
+
+@pytest.mark.parametrize("step", TRIM_STEPS)
+def test_an_owner_killed_while_it_trims_leaves_the_whole_history(archived: ArchivedHall, step: str) -> None:
+    """It dies before it lets go of what is archived, or just after: log and archive together have it all."""
+    hall = archived
+    hall.settings = msgspec.structs.replace(hall.settings, archive=ArchiveSection(keep=0.0))
+    with archiving(hall), process("worker", hall.settings):
+        commands = asked_at_archive(hall, 9)
+        for command in commands:
+            insist(hall.submitter(), command)
+        hall.wait_until_archived()
+    before = hall.stored()
+    # The archive is told to be far enough only now, and no projection is waited for: the next owner trims.
+    told = (len(before), before[-1][1], len(before))
+    assert hall.link.call("FCALL", "tocsin_archived", 2, hall.keys.archived, hall.keys.events, *told) == b"ok"
+    with process("worker", hall.settings, TOCSIN_TEST_DIE_AT=f"{step}:1") as first:
+        eventually(lambda: died(first), f"a crash at the step {step!r}")
+    assert len(hall.stored()) == (len(before) if step == "trimming" else 1)
+    with archiving(hall), process("worker", hall.settings, TOCSIN_TEST_NODE="second"):
+        commands += asked_at_archive(hall, 1)
+        insist(hall.submitter(), commands[-1])
+        hall.wait_until_archived()
+    whole = list(replayed(hall.link, hall.keys, hall.archive))
+    assert [(logged.raw, logged.hash) for logged in whole] == rows_of(hall.yard)
+    assert rows_of(hall.yard)[: len(before)] == before
+    results = [logged.event.command for logged in whole if logged.event.type == "command.completed"]
+    assert sorted(filter(None, results)) == sorted(command.command.id for command in commands)
+    assert len(hall.stored()) < len(whole)
 
 
 @pytest.mark.parametrize(("step", "passing"), passings(HEALING_STEPS, 2))

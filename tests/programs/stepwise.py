@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from projections.archive_reader import ArchiveReader
-from streams import healing, lease, steps, worker
+from streams import healing, lease, rejections, steps, worker
 from streams.admission import Task
 from streams.connection import connect
 from streams.drafts import Draft, Post
@@ -50,6 +50,10 @@ class Counting:
         return self.execute(task) if task.command.source == "quick" else None
 
     def execute(self, task: Task) -> Result:
+        if task.command.params:
+            # What it says is that it is to be overtaken.
+            task.cancelled.wait()
+            return Result(outcome="failed", reason="cancelled")
         fact = Draft(
             type="source.updated",
             source=task.command.source,
@@ -75,7 +79,10 @@ def signalled(number: int, at: str) -> Callable[[str], None]:
 
 
 def own(settings: Settings) -> None:
-    """Own the lane for ever."""
+    """Own the lane until a SIGTERM comes."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    rejections.BURST, rejections.SPAN = 2, 0.1
     lease.LENGTH, worker.RENEW, worker.IDLE = LENGTH, LENGTH / 4, LENGTH / 10
     healing.BATCH = 5
     worker.LaneWorker(
@@ -86,7 +93,7 @@ def own(settings: Settings) -> None:
         keyring=lambda: load_keyring(Path(settings.keys.directory)),
         prover=Prover(settings.redis),
         archive=ArchiveReader(settings.postgres) if settings.postgres.url else None,
-    ).run(threading.Event())
+    ).run(stop)
 
 
 def fold(settings: Settings) -> None:
