@@ -52,6 +52,7 @@ class Watermark:
     def __init__(self, link: Link, keys: LaneKeys) -> None:
         self._link = link
         self._keys = keys
+        # Of no connection yet: also the first is asked, though nothing went over it before.
         self._replid: tuple[int, str] = (-1, "")
 
     def raising(self, seq: int, hash: str, token: int) -> tuple[Any, ...]:

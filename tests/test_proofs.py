@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,9 @@ from streams import proofs, steps
 from streams.drafts import Draft
 from streams.durability import Prover
 from streams.log import LaneLog
+from streams.settings import RedisSection
 from tests.fix_servers import eventually
-from tests.fix_streams import LANE, Functions, Hall
+from tests.fix_streams import LANE, Functions, Hall, Scripted, working
 
 LONG = 0.5
 
@@ -44,3 +46,14 @@ def test_a_proof_right_behind_another_proves_more(
         eventually(lambda: watermark(hall) == 6, "all events proven")
         assert time.monotonic() - began > LONG
     assert passed.count("raised later") == 2
+
+
+def test_the_first_proof_at_a_station_without_replicas_interrupts_nobody(
+    valkey_server: RedisSection, tmp_path: Path
+) -> None:
+    """Where there is nobody to wait for, nothing goes over the link before the watermark is raised."""
+    with closing(Hall(valkey_server, tmp_path, "replica")) as hall:
+        with working(hall, Scripted()):
+            eventually(lambda: watermark(hall) == hall.events()[-1].event.seq, "all proven")
+        assert [logged.event.type for logged in hall.events()] == ["lane.acquired", "lane.released"]
+        assert not hall.link.call("EXISTS", hall.keys.lease)
