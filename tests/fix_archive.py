@@ -46,17 +46,6 @@ class ArchivedHall(Hall):
         """Wait until the archive holds all that the log does, and the log says so."""
         eventually(lambda: self.head() == self.archived() > 0, "the whole log archived")
 
-    def dump(self) -> dict[str, bytes]:
-        """The lane as it stands, to roll it back to."""
-        return {key: self.link.call("DUMP", key) for key in self.own_keys()}
-
-    def roll_back(self, dump: dict[str, bytes]) -> None:
-        """Make the server one that never got what came after `dump`, as a failover may; connections end."""
-        gone = [("DEL", key) for key in self.own_keys()]
-        back = [("RESTORE", key, 0, value) for key, value in dump.items()]
-        self.link.batch([("MULTI",), *gone, *back, ("DEL", self.keys.lease), ("EXEC",)])
-        self.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
     def close(self) -> None:
         super().close()
         self.yard.close()

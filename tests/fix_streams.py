@@ -34,6 +34,21 @@ from streams.worker import LaneWorker
 
 LANE = "p0"
 DONE = Result(outcome="completed", state="running")
+DUMP = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
+  found[#found + 1] = key
+  found[#found + 1] = redis.call('DUMP', key)
+end
+return found
+"""
+ROLL_BACK = """
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do redis.call('DEL', key) end
+for index = 3, #ARGV, 2 do redis.call('RESTORE', ARGV[index], 0, ARGV[index + 1]) end
+redis.call('DEL', ARGV[2])
+local time = redis.call('TIME')
+return time[1] * 1000 + math.floor(time[2] / 1000)
+"""
 
 
 class Hall:
@@ -116,11 +131,32 @@ class Hall:
 
     def own_keys(self) -> set[str]:
         """Every key of this station."""
-        return {key for key in self.all_keys() if key.startswith(self.station.meta.removesuffix("meta"))}
+        return {key for key in self.all_keys() if key.startswith(self._prefix)}
 
-    def dump(self) -> dict[str, bytes]:
-        """All keys of the station with their contents, to be compared."""
-        return {key: self.link.call("DUMP", key) for key in self.own_keys()}
+    @property
+    def _prefix(self) -> str:
+        return self.station.meta.removesuffix("meta")
+
+    def dump(self, link: Link | None = None) -> dict[str, bytes]:
+        """All keys of the station as they are at one moment, to be compared, or to roll it back to."""
+        found = (link or self.link).call("EVAL", DUMP, 0, self._prefix)
+        return {key.decode(): value for key, value in zip(found[::2], found[1::2], strict=True)}
+
+    def roll_back(self, dump: dict[str, bytes], link: Link | None = None) -> int:
+        """Make the server one that never got what came after `dump`, as a failover may; connections end.
+
+        The lease is one whose time has passed. Returns when, in milliseconds, by the server's clock.
+        """
+        back = [part for entry in dump.items() for part in entry]
+        moment, killed = (link or self.link).batch(
+            [
+                ("EVAL", ROLL_BACK, 0, self._prefix, self.keys.lease, *back),
+                ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+            ]
+        )
+        assert isinstance(moment, int), moment
+        assert not isinstance(killed, Exception), killed
+        return moment
 
     def close(self) -> None:
         """Remove what the station left and close its links."""
