@@ -12,11 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.guard import replication
-from control.station import valkey
-from control.station.ask import At, ask
-from control.station.ports import LOOPBACK
-from control.station.process import Launch, Process, end
 from projections.runner import Runner
 from streams.admission import Task
 from streams.drafts import Draft
@@ -34,12 +29,13 @@ from streams.messages import (
     digest,
     now,
 )
-from streams.settings import PostgresSection, RedisSection
+from streams.settings import PostgresSection
 from streams.submit import InDoubt, NoAnswer, Signed
 from streams.tail import Position
+from tests.fix_failover import Pair
 from tests.fix_projections import Chain, Yard, folded
-from tests.fix_servers import PASSWORD, eventually, on_free_port
-from tests.fix_streams import LANE, Functions, Hall, Scripted, Wire, chain, insist, working
+from tests.fix_servers import eventually
+from tests.fix_streams import LANE, Functions, Hall, Scripted, chain, insist, working
 
 
 def chain_of(count: int) -> list[Entry]:
@@ -161,77 +157,6 @@ def result_in(entry: str, id: str, seq: int, prev: str) -> Entry:
     return raw, digest(raw)
 
 
-class Turning(Wire):
-    """A wire that can be laid to another server."""
-
-    def turn_to(self, port: int) -> None:
-        """Break all connections; new ones go to `port`."""
-        self.cut()
-        self._server = (LOOPBACK, port)
-        self.mend()
-
-
-class Pair:
-    """A primary and its replica, and a wire by which everybody reaches the one that leads."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._running: dict[str, tuple[Process, Launch]] = {}
-        self._ports: dict[str, int] = {}
-        on_free_port(lambda port: self._start("first", port))
-        on_free_port(lambda port: self._start("second", port, self._ports["first"]))
-        self._in_sync("first")
-        self.wire = Turning(
-            RedisSection(url=f"redis://{LOOPBACK}:{self._ports['first']}/0", password=PASSWORD, replicas=1)
-        )
-
-    def _start(self, name: str, port: int, replica_of: int | None = None) -> None:
-        server = valkey.Server(name, self._folder / name, self._folder / f"{name}.log", port)
-        launch = valkey.launch(server, PASSWORD, replica_of=replica_of)
-        self._running[name] = valkey.start(launch, port, PASSWORD), launch
-        self._ports[name] = port
-
-    def _in_sync(self, leader: str) -> None:
-        eventually(
-            lambda: replication.attached(At(self._ports[leader], PASSWORD)) == 1,
-            "a replica in sync with its primary",
-        )
-
-    def part(self, hall: Hall) -> None:
-        """From here on the replica gets no more writes; it will lead with what the lane's log holds now."""
-        head = hall.link.call("HGET", hall.keys.head, "hash").decode()
-        eventually(
-            lambda: self._ask("second", "HGET", hall.keys.head, "hash") == head, "a replica up to date"
-        )
-        self._ask("second", "REPLICAOF", "NO", "ONE")
-
-    def fail_over(self, hall: Hall) -> None:
-        """The primary dies with what only it had and comes back as the replica of the other one."""
-        self.wire.cut()
-        process, launch = self._running.pop("first")
-        end(process, launch, hurry=True)
-        self._start("first", self._ports["first"], self._ports["second"])
-        self._in_sync("second")
-        self.wire.turn_to(self._ports["second"])
-        hall.link.close()
-
-    def _ask(self, name: str, *command: str) -> object:
-        return ask(self._ports[name], PASSWORD, *command, timeout=2)
-
-    def close(self) -> None:
-        """Kill both."""
-        self.wire.close()
-        for process, launch in self._running.values():
-            end(process, launch, hurry=True)
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """Two servers of one test's own."""
-    with closing(Pair(tmp_path / "pair")) as made:
-        yield made
-
-
 @contextmanager
 def folding(hall: Hall, postgres: PostgresSection) -> Iterator[tuple[Yard, Runner]]:
     """Fold the hall's lane into Postgres meanwhile."""
@@ -266,24 +191,24 @@ def adds(task: Task) -> Result:
 
 
 def test_what_was_told_at_memory_is_put_back_by_the_owner(
-    pair: Pair, tmp_path: Path, postgres: PostgresSection
+    valkeys: Pair, tmp_path: Path, postgres: PostgresSection
 ) -> None:
     """The log comes back with the same seq, hash and bytes, and says so; nobody is told anything else."""
     handler = Scripted(adds)
     with (
-        closing(Hall(pair.wire.redis, tmp_path, "memory")) as hall,
+        closing(Hall(valkeys.wire.redis, tmp_path, "memory")) as hall,
         folding(hall, postgres) as (yard, runner),
         working(hall, handler),
     ):
         commands = added(hall, 6)
         answers = [insist(hall.submitter(), command) for command in commands]
-        pair.part(hall)
+        valkeys.part(hall)
         commands += added(hall, 8, first=6)
         answers += [insist(hall.submitter(), command) for command in commands[6:]]
         told = hall.events()
         eventually(lambda: is_folded(yard, told), "what was told is folded")
 
-        pair.fail_over(hall)
+        valkeys.fail_over(hall)
         assert [insist(hall.submitter(), command) for command in commands] == answers
         commands += added(hall, 1, first=20)
         assert insist(hall.submitter(), commands[-1]).outcome == "completed"
@@ -300,20 +225,20 @@ def test_what_was_told_at_memory_is_put_back_by_the_owner(
         assert hall.verdict().fault is None
 
 
-def test_what_was_told_at_replica_survives_and_the_rest_is_in_doubt(pair: Pair, tmp_path: Path) -> None:
+def test_what_was_told_at_replica_survives_and_the_rest_is_in_doubt(valkeys: Pair, tmp_path: Path) -> None:
     """What the replica has is told and stays; the rest is told to nobody but who asked for `memory`."""
-    with closing(Hall(pair.wire.redis, tmp_path)) as hall, working(hall, Scripted(adds)):
+    with closing(Hall(valkeys.wire.redis, tmp_path)) as hall, working(hall, Scripted(adds)):
         sure = added(hall, 5)
         answers = [hall.submitter().submit(command) for command in sure]
         told = hall.events()
-        pair.part(hall)
+        valkeys.part(hall)
         (quick,) = added(hall, 1, first=5, durability="memory")
         quickly = hall.submitter().submit(quick, timeout=5)
         (doubtful,) = added(hall, 1, first=6)
         with pytest.raises((InDoubt, NoAnswer)):
             hall.submitter().submit(doubtful, timeout=1)
 
-        pair.fail_over(hall)
+        valkeys.fail_over(hall)
         assert [insist(hall.submitter(), command) for command in sure] == answers
         # Its owner knows it still, and so it is told the same again.
         assert insist(hall.submitter(), quick) == quickly
@@ -324,24 +249,24 @@ def test_what_was_told_at_replica_survives_and_the_rest_is_in_doubt(pair: Pair, 
 
 
 def test_a_position_beyond_the_head_is_never_skipped_over(
-    pair: Pair, tmp_path: Path, postgres: PostgresSection, monkeypatch: pytest.MonkeyPatch
+    valkeys: Pair, tmp_path: Path, postgres: PostgresSection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody is left who knows what was lost, the projection says so and keeps what it has."""
     # The replica still has the lease that the first owner gave up where it was not heard any more.
     monkeypatch.setattr("streams.lease.LENGTH", 2.0)
     monkeypatch.setattr("streams.worker.RENEW", 0.5)
     with (
-        closing(Hall(pair.wire.redis, tmp_path, "memory")) as hall,
+        closing(Hall(valkeys.wire.redis, tmp_path, "memory")) as hall,
         folding(hall, postgres) as (yard, runner),
     ):
         with working(hall, Scripted(adds)):
             insist(hall.submitter(), added(hall, 1)[0])
-            pair.part(hall)
+            valkeys.part(hall)
             for command in added(hall, 3, first=1):
                 insist(hall.submitter(), command)
         told = hall.events()
         eventually(lambda: is_folded(yard, told), "what was told is folded")
-        pair.fail_over(hall)
+        valkeys.fail_over(hall)
         with working(hall, Scripted(adds), node="two"):
             eventually(lambda: "PositionAhead" in (runner.trouble or ""), "the trouble is said")
             for command in added(hall, 6, first=10):
