@@ -40,12 +40,12 @@ _counter = itertools.count(1)
 Started = TypeVar("Started")
 
 
-def eventually(condition: Callable[[], object], what: str, timeout: float = 45.0) -> None:
+def eventually(condition: Callable[[], object], what: str | Callable[[], str], timeout: float = 45.0) -> None:
     """Return once `condition()` is true; fail the test, naming `what`, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout:.0f} s: {what}")
+            pytest.fail(f"not within {timeout:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
 
 
