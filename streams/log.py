@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
@@ -124,14 +124,9 @@ class LaneLog:
                 left_at = (made.seq, made.hash)
             self._lease = lease
             repair = Repair(
-                link=self._link,
-                keys=self._keys,
-                lane=self._lane,
-                lease=lease,
-                tend=tend,
-                keep=self._keep,
+                link=self._link, keys=self._keys, lane=self._lane, lease=lease, tend=tend, keep=self._keep,
                 note=self._note,
-            )
+            )  # fmt: skip
             found = self._heal(repair, kept, Position(*left_at))
             self.seq, self.hash = head = found.head.seq, found.head.hash
             untouched = head == left_at
@@ -186,6 +181,11 @@ class LaneLog:
         with self._lock:
             self._queue.clear()
             self._stale = False
+
+    def distrust(self, why: str) -> NoReturn:
+        """Write nothing more until `discard`: memory may be ahead of the log. Raises NotTaken."""
+        self._stale = True
+        raise NotTaken(f"lane {self._lane!r}: {why}")
 
     def drop(self) -> None:
         """Forget what was posted: the lane is another's now, and the commands are pending there."""
@@ -274,9 +274,8 @@ class LaneLog:
         if isinstance(reply, Exception):
             raise reply
         if reply[0] == b"settled":
-            self._stale = True
             command = append.answers[reply[1] - 1][0].answer.id
-            raise NotTaken(f"lane {self._lane!r} has no open command {command}: its result is not written")
+            self.distrust(f"{command} is not open: its result is not written")
         if reply[0] != b"ok":
             raise LeaseLost(f"append to lane {self._lane!r} refused: {reply!r}")
         self.seq, self.hash = append.seq, append.hash

@@ -13,24 +13,24 @@ from typing import Any
 
 import msgspec
 import structlog
-from redis.exceptions import ResponseError
 
 from streams import traces
 from streams.admission import MAX_DELIVERIES, Delivery, Refusal, Task, admit, late, settled_answer
 from streams.backoff import Backoff
-from streams.connection import Unreachable, connect
+from streams.connection import connect
 from streams.drafts import Draft, check
-from streams.durability import NotDurable, Prover
+from streams.durability import Prover
 from streams.handler import Handler, Result, told
-from streams.history import Archive, ArchiveAway, EventsMissing, replayed
+from streams.history import Archive, replayed
 from streams.intake import COUNT, Intake
+from streams.interruptions import EXPECTED, Interruptions
 from streams.latest import Latest, outdated, with_latest
-from streams.lease import LENGTH, RENEW, Held, LeaseLost, renewal
+from streams.lease import LENGTH, RENEW, Held, renewal
 from streams.library import bring_back
-from streams.log import LaneLog, NotTaken
+from streams.log import LaneLog
 from streams.messages import Durability
 from streams.names import StationKeys
-from streams.proofs import PATIENCE, WatermarkRefused
+from streams.proofs import PATIENCE
 from streams.rejections import Counted, Rejections
 from streams.settings import Settings
 from streams.settling import durability_of, settled
@@ -46,10 +46,6 @@ KEYS_LOOK = 0.02
 """Seconds between two looks whether the keys are known."""
 ALONE = 10.0
 """Seconds that a command's last try may take before others are taken beside it."""
-INTERRUPTIONS = (
-    Unreachable, LeaseLost, NotTaken, NotDurable, ArchiveAway, EventsMissing, WatermarkRefused, ResponseError
-)  # fmt: skip
-"""What is expected to interrupt an owner now and then."""
 
 
 class LaneWorker:
@@ -99,8 +95,8 @@ class LaneWorker:
         """Whether what was taken last is known to be durable."""
         self._posted = threading.Event()
         self._leaving = False
-        self._said = ""
         self._logger = structlog.get_logger(__name__).bind(node=node, lane=lane)
+        self._interruptions = Interruptions(self._logger)
         self.owned = threading.Event()
         """Set while the lane is ours."""
 
@@ -118,20 +114,12 @@ class LaneWorker:
                 if self.owned.is_set():
                     backoff.reset()
                 self.owned.clear()
-                self._say(error)
+                self._interruptions.say(error)
                 bring_back(self._link, error)
                 # Whatever it was, the next attempt asks afresh which server is the primary.
                 self._link.close()
                 backoff.wait()
         self._leave()
-
-    def _say(self, error: Exception) -> None:
-        if str(error) == self._said:
-            return
-        self._said = str(error)
-        # What is not foreseen is said with its trace, and is no reason to give the lane up for good.
-        trace = None if isinstance(error, INTERRUPTIONS) else error
-        self._logger.warning("lane interrupted", why=type(error).__name__, detail=str(error), exc_info=trace)
 
     def _own(self, stop: threading.Event) -> None:
         lease = self._tenure.acquire(stop, self._lose)
@@ -164,7 +152,7 @@ class LaneWorker:
         self._handler.begin(self._post)
         step("begun")
         self.owned.set()
-        self._said = ""
+        self._interruptions.over()
         self._logger.info("lane acquired", token=lease.token, head=lease.head_seq)
         self._take_pending(stop)
         self._follow(stop)
@@ -283,11 +271,13 @@ class LaneWorker:
 
     def _admit(self, delivery: Delivery) -> None:
         if settled_answer(delivery):
-            # Its result stands: only the acknowledgement was lost.
-            self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
+            # Its result stands: only the acknowledgement was lost. Deleted first, it is given to nobody.
             self._link.call("XDEL", self._keys.commands, delivery.entry)
+            self._link.call("XACK", self._keys.commands, "ingest", delivery.entry)
             step("acknowledged")
             return
+        if delivery.entry in self._open:
+            self._log.distrust(f"{delivery.id} was delivered, and its delivery lost in a failover")
         verdict = admit(
             delivery, keyring=self._keyring(), station=self._station_id, lane=self._lane,
             time=self._intake.now(), begun=delivery.entry in self._begun, groups=self._groups,
@@ -424,7 +414,7 @@ class LaneWorker:
                 self._log.post(Draft(type="lane.released", data={}))
                 self._log.complete()
                 self._tenure.release()
-            except INTERRUPTIONS as error:
+            except EXPECTED as error:
                 self._logger.warning("lane not released", detail=str(error), free_in_seconds=LENGTH)
             self._tenure.lease = None
         self._link.close()

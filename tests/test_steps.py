@@ -35,7 +35,7 @@ EXEMPT = {
     "projections/runner.py Runner.positions": "notes troubles; whoever reads next notes them again",
     "streams/library.py load_library": "the functions are no data: whoever misses them loads them",
     "streams/tail.py Tail.read": "blocks until there is more to read",
-    "streams/worker.py LaneWorker._admit": "acknowledges, then deletes, what has its result",
+    "streams/worker.py LaneWorker._admit": "deletes, then acknowledges: what is gone is given to nobody",
 }
 """Functions that write with no step at all, or with none between two writes, and why that may be."""
 

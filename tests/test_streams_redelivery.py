@@ -14,7 +14,7 @@ from streams.messages import now
 from streams.submit import Signed
 from tests.fix_owner import Gate, answer_of, result_of, send
 from tests.fix_servers import eventually
-from tests.fix_streams import DONE, Functions, Hall, Scripted, working
+from tests.fix_streams import DONE, Functions, Hall, Scripted, Wire, insist, working
 
 
 def died_with(functions: Functions, hall: Hall, times: int = 1, count: int = 1000) -> None:
@@ -218,3 +218,18 @@ def test_a_retry_of_what_nothing_overtook_is_carried_out(hall: Hall, parked: Sig
     with working(hall, Scripted(), node="two"):
         assert answer_of(hall, late).outcome == "expired"
         assert answer_of(hall, retry).outcome == "completed"
+
+
+def test_an_entry_whose_deletion_was_lost_goes_all_the_same(hall: Hall, wire: Wire) -> None:
+    """Where the connection breaks while what has its result is taken away, no entry is left over."""
+    command = hall.command("source.update")
+    hall.submitter().accept(command, timeout=5)
+    waiting = hall.link.call("DUMP", hall.keys.commands)
+    with working(hall, Scripted()):
+        assert insist(hall.submitter(), command).outcome == "completed"
+    hall.link.call("RESTORE", hall.keys.commands, 0, waiting, "REPLACE")
+    wire.lose("XDEL", "request")
+    with working(hall, Scripted(), node="two", redis=wire.redis, wait=False):
+        eventually(wire.lost.is_set, "the deletion lost")
+        assert insist(hall.submitter(), hall.command("source.update")).outcome == "completed"
+        eventually(lambda: hall.waiting() == 0, "the stream empty")
