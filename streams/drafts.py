@@ -12,6 +12,10 @@ from streams.messages import GENESIS, SCHEMA, Answer, Durability, Event, canonic
 from streams.parking import Parked
 
 
+class NotTaken(Exception):
+    """Raised when the log takes no result of a command that was carried out: memory says more than it."""
+
+
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """An event that is still to get its place in the log. `at` is when it happened (default: now)."""
 
@@ -69,3 +73,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     hash: str
     token: int
+
+    @property
+    def told_at_once(self) -> bool:
+        """Whether anybody was told of it by the very append: who asked for `memory`."""
+        return any(settlement.durability == "memory" for settlement, _ in self.answers)

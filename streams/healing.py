@@ -146,6 +146,15 @@ def put_back(
     return head
 
 
+def again(repair: Repair, found: Healed, made: Sequence[Entry]) -> Healed:
+    """Append what may have stood behind the head before, as it was. Raises LeaseLost, Unreachable.
+
+    Where nothing else is being put back this is none of that: perhaps it had never come to the server.
+    """
+    by = "owner" if restoring(repair.link, repair.keys) else ""
+    return msgspec.structs.replace(found, head=put_back(repair, found.head, made, by))
+
+
 def tell(repair: Repair, head: Position, told: Sequence[Entry]) -> Position:
     """Append the events that tell what was found; return the new head. Raises LeaseLost, Unreachable."""
     step("telling")

@@ -6,10 +6,10 @@ from redis.exceptions import ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from streams.connection import Unreachable
+from streams.drafts import NotTaken
 from streams.durability import NotDurable
 from streams.history import ArchiveAway, EventsMissing
 from streams.lease import LeaseLost
-from streams.log import NotTaken
 from streams.proofs import WatermarkRefused
 
 EXPECTED = (

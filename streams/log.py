@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 
 from streams import traces
 from streams.connection import Link
-from streams.drafts import Append, Draft, Settlement, Unit, check
+from streams.drafts import Append, Draft, NotTaken, Settlement, Unit, check
 from streams.durability import Prover, highest, patience
-from streams.healing import Healed, Repair, heal, notices, tell
+from streams.healing import Healed, Repair, again, heal, notices, tell
 from streams.held_replies import HeldReplies
 from streams.history import Archive, Entry
 from streams.kept import Kept
@@ -34,16 +34,15 @@ BATCH = 200
 """Units written in one append."""
 SETTLED = 2000
 """Commands settled in one append: Lua takes no more than some thousand arguments."""
+Levels = tuple[Durability, ...]
+TOLD_LATER: Levels = ("replica", "disk")
+"""The levels at which an append itself tells nobody; at `archive` that is told later still."""
 REPLY_KEEP = 120
 """Seconds a client's reply stream outlives its last reply."""
 REPLY_LENGTH = 10_000
 """Replies kept for a client that does not read them."""
 
 log = structlog.get_logger(__name__)
-
-
-class NotTaken(Exception):
-    """Raised when the log takes no result of a command that was carried out: memory says more than it."""
 
 
 class LaneLog:
@@ -84,10 +83,8 @@ class LaneLog:
         self.seq = 0
         self.hash = GENESIS
         self.put_back: dict[str, int] = {}
-        """By source the highest sequence of a command that was completed and put back into the log here.
-
-        Only of those: what is refused is told at once, before older ones of its source are done.
-        """
+        """By source the highest sequence of a command that was completed and put back into the log here: what
+        is refused is told at once, before older ones of its source are done."""
 
     def post(self, draft: Draft) -> None:
         """Add one event to what the next flush writes; raises TypeError where JSON cannot hold its data."""
@@ -105,10 +102,10 @@ class LaneLog:
     def take(self, lease: Lease, tend: Callable[[], None] = lambda: None) -> bool:
         """Go on under `lease`. Returns whether the log is where this owner left it, and says all it posted.
 
-        If so, what was posted stays to be written; if not, nothing is written until `discard`, however
-        often the lane is taken till then. An append that was interrupted is recognised by the
-        head: it stands and is concluded now, or it was lost before anyone was told and is made anew.
-        `tend` renews the lease where that is due, for much may have to be put back.
+        If so, what was posted stays to be written; if not, nothing is written until `discard`, however often
+        the lane is taken till then. An append that was interrupted is recognised by the head: it stands and
+        is concluded now, or it was lost. Then it is made anew where nobody was told of it, and else once more
+        byte by byte, for it may have stood. `tend` renews the lease where that is due: much may be put back.
         """
         with self._lock:
             # The lease may be another primary's: what this link holds on to may be one that was cut off.
@@ -127,13 +124,15 @@ class LaneLog:
                 link=self._link, keys=self._keys, lane=self._lane, lease=lease, tend=tend, keep=self._keep,
                 note=self._note,
             )  # fmt: skip
-            found = self._heal(repair, kept, Position(*left_at))
+            found, told = self._heal(repair, kept, Position(*left_at)), TOLD_LATER
+            if made and made.told_at_once and found.head == Position(*made.before):
+                found, told = again(repair, found, made.entries), ("memory", *TOLD_LATER)
             self.seq, self.hash = head = found.head.seq, found.head.hash
             untouched = head == left_at
             if made and head == (made.seq, made.hash):
                 level = highest([self._durability, *(one.durability for one, _ in made.answers)])
                 self._prove(level)
-                self._finish(made, level)
+                self._finish(made, level, told=told)
                 untouched = True
             elif not untouched:
                 # Others wrote here: what is kept joins on to nothing any more.
@@ -299,16 +298,18 @@ class LaneLog:
     def _accepted(self, level: Durability, reply: Any) -> bool:
         return not isinstance(reply, ResponseError) and self._prover.accepts(level, reply, self._link)
 
-    def _finish(self, append: Append, proven: Durability | None, raised: bool = False) -> None:
+    def _finish(
+        self, append: Append, proven: Durability | None, raised: bool = False, told: Levels = TOLD_LATER
+    ) -> None:
         """Conclude an append that stands; only then is it off the queue.
 
         `proven` tells the level that it is proven at, None where that is still to be done; `raised`
-        whether the watermark went along with it.
+        whether the watermark went along with it, `told` which replies are to be given now.
         """
         if proven:
             step("proven")
             raising = [] if raised else [self._watermark.raising(append.seq, append.hash, append.token)]
-            self._conclude(raising + self._replies(append, "replica", "disk"))
+            self._conclude(raising + self._replies(append, *told))
             self._proofs.proven(append.seq)
             if held := self._replies(append, "archive"):
                 self._held_replies.add(append.seq, append.hash, held)

@@ -155,6 +155,10 @@ class Owner:
         assert not self._freeing.is_alive()
         self._wire.close()
 
+    def lose_reply(self, name: str) -> None:
+        """Hear nothing of the next request with this name, though it is done."""
+        self._wire.lose(name, "reply")
+
     def crash(self) -> None:
         """Be heard of no more, whatever was under way, the lease in its hands; the rest is for `leave`."""
         self._wire.cut()

@@ -357,3 +357,41 @@ def test_what_was_begun_stands_though_its_command_was_lost(
         mine = [one.event.type for one in lane.hall.events() if one.event.command == sent[2].command.id]
         assert mine.count("source.updated") == 1
         assert told[2].state == "failed"
+
+
+@pytest.mark.parametrize("lost", ["append", "command"])
+def test_what_was_told_at_memory_is_put_back_though_its_owner_never_heard_of_it(
+    lost: str,
+    valkey_server: RedisSection,
+    yard: Yard,
+    tmp_path: Path,
+    record: Record,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reply to an append is lost, and then the append: whoever was told of it finds the same bytes."""
+    fast(monkeypatch)
+    settings = file_settings(record(1.0))
+    with closing(Failing(valkey_server, tmp_path, yard, "memory")) as lane:
+        ask = lane.hall.submitter()
+        sent = [
+            lane.command(f"source.{verb}", "a", settings=settings, name=verb) for verb in ("add", "update")
+        ]
+        told = [insist(ask, sent[0])]
+
+        def watch(step: str) -> None:
+            if step == "lease taken":
+                # It comes back to a server that has failed over.
+                eventually(lambda: lane.rolled_back, "the failover")
+            lane.passed(step)
+
+        monkeypatch.setattr("streams.steps.watch", watch)
+        lane.fail_over("executed" if lost == "append" else None, "no step")
+        lane.owner.lose_reply("tocsin_append")
+        told.append(insist(ask, sent[1]))
+        stood = lane.hall.events()
+        lane.calm()
+        assert insist(lane.hall.submitter(), sent[1]) == told[1]
+        assert len(lane.rolled_back) == 1
+        assert [one.event.command for one in stood][-1] == sent[1].command.id
+        assert lane.hall.events()[: len(stood)] == stood
+        check(lane, [(one, [answer]) for one, answer in zip(sent, told, strict=True)])

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from streams.connection import Unreachable
-from streams.drafts import Draft, Settlement
+from streams.drafts import Draft, NotTaken, Settlement
 from streams.durability import Prover, highest
 from streams.lease import Lease, LeaseLost
-from streams.log import LaneLog, NotTaken
+from streams.log import LaneLog
 from streams.messages import GENESIS, Answer, now
 from streams.names import StationKeys
 from tests.fix_streams import LANE, Functions, Hall, Wire
@@ -48,7 +48,14 @@ class Owner:
         return Settlement(entry=entry, answer=answer, client="me", durability="memory", forget_at=forget_at)
 
     def settle(self, settlement: Settlement) -> None:
-        result = Draft(type="command.completed", command=settlement.answer.id, source="kwfm", data={})
+        data = {
+            "type": "source.start",
+            "sequence": 1,
+            "request": "{}",
+            "signature": "",
+            "entry": settlement.entry,
+        }
+        result = Draft(type="command.completed", command=settlement.answer.id, source="kwfm", data=data)
         self.log.settle((result,), settlement)
 
     def types(self) -> list[str]:
