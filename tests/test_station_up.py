@@ -19,7 +19,7 @@ import pytest
 from control.station import instance
 from control.station.folder import SERVERS, Folder
 from control.station.rooms import ROOMS
-from control.station.sentinel import SENTINELS
+from control.station.sentinel import SENTINELS, sees_all
 from control.station.up import down
 from streams.access import ROLES
 from streams.settings import load
@@ -178,6 +178,11 @@ def test_a_planned_switch_over_needs_no_more_rights(station: Station) -> None:
     """`SENTINEL FAILOVER … COORDINATED` works with the Sentinels' own user, and nothing is refused to it."""
     station.wait_until_whole()
     old = station.named()
+    # One that knows no other Sentinel yet is elected by nobody.
+    eventually(
+        lambda: all(sees_all(station.port(one), station.login, replicas=2, sentinels=2) for one in SENTINELS),
+        "Sentinels that know one another",
+    )
     station.ask("sentinel-1", "SENTINEL", "FAILOVER", "tocsin", "COORDINATED")
     eventually(lambda: station.named() not in (None, old), "another primary")
     station.wait_until_whole()
