@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_cli import Prompt
+from tests.fix_servers import eventually
 from tests.fix_whole import Whole
 
 
@@ -24,6 +25,9 @@ def demo_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     station = Whole(tmp_path_factory.mktemp("demo") / "station")
     try:
         station.start("--demo")
+        # Whoever was quicker than PostgreSQL goes without it for a moment.
+        prompt = Prompt(station.folder.path)
+        eventually(lambda: prompt("command", "list").code == 0, "the read side has its database")
         yield station
     finally:
         station.stop()

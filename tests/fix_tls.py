@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from control.station import sentinel, valkey
 from control.station.ports import LOOPBACK, free_port
@@ -88,13 +88,23 @@ class Sealed:
     def fail_over(self) -> Address:
         """Have the Sentinel make the replica the primary; returns who led, once that one follows."""
         before = primary_address(self.redis)
-        asked(self.redis, self.ports["sentinel"], "SENTINEL", "FAILOVER", sentinel.SERVICE)
+        eventually(self._promotes, "a replica that the Sentinel may promote")
         eventually(lambda: primary_address(self.redis) != before, "another leads")
         # The Sentinel would do so as well, once it has seen a second primary for eight seconds.
         after = primary_address(self.redis)
         asked(self.redis, before.port, "REPLICAOF", after.host, str(after.port))
         eventually(self.is_whole, "the former primary follows")
         return before
+
+    def _promotes(self) -> bool:
+        """Whether the Sentinel begins to: not before it has asked the replica how it is."""
+        try:
+            asked(self.redis, self.ports["sentinel"], "SENTINEL", "FAILOVER", sentinel.SERVICE)
+        except ResponseError as error:
+            if "NOGOODSLAVE" in str(error):
+                return False
+            raise
+        return True
 
     def refused(self) -> list[Any]:
         """What any of the three has refused a user, by its own log."""
