@@ -206,8 +206,8 @@ def show(result: dict[str, Any]) -> None:
             table.add_row(what, f"{int(size):,}", f"{point['p50_ms']:.2f}", f"{point['micros']:.0f}")
     console.print(table)
     table = Table("", "found", "", title="What is to be so")
-    for one in judge(result):
-        table.add_row(one.what, one.found, one.verdict)
+    for row in judgements(result):
+        table.add_row(*row)
     console.print(table)
 
 

@@ -119,31 +119,22 @@ def test_putting_a_result_back_takes_away_no_other_command(hall: Hall, functions
 
 def test_a_condition_on_the_sequence_holds_across_what_was_put_back(hall: Hall) -> None:
     """Two primaries give two commands one sequence: the one whose result stands first was first."""
+    first, second, third = (hall.command(if_sequence=sequence) for sequence in (1, 1, 2))
     with working(hall, Scripted()):
         assert insist(hall.submitter(), hall.command()).sequence == 1
-        dump = hall.dump()
-        first, second, third = (hall.command(if_sequence=sequence) for sequence in (1, 1, 2))
+    here = hall.dump()
+    assert hall.submitter().accept(second, timeout=5) is None
+    elsewhere = hall.dump()
+    hall.roll_back(here)
+    with working(hall, Scripted()):
         assert insist(hall.submitter(), first).outcome == "completed"
-        gone = [("DEL", key) for key in hall.own_keys()]
-        back = [("RESTORE", key, 0, value) for key, value in dump.items()]
-        elsewhere = submission(hall, second, expected=1)
-        hall.link.batch([("MULTI",), *gone, *back, ("DEL", hall.keys.lease), elsewhere, ("EXEC",)])
-        hall.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        hall.roll_back(elsewhere)
 
         refused = insist(hall.submitter(), second)
         assert (refused.outcome, refused.reason, refused.field) == ("rejected", "sequence", "if_sequence")
         assert insist(hall.submitter(), third).sequence == 3
         assert insist(hall.submitter(), first).outcome == "completed"
     assert hall.verdict().fault is None
-
-
-def submission(hall: Hall, command: Signed, expected: int) -> tuple[object, ...]:
-    """The call that puts a command into its lane."""
-    keys, id = hall.keys, command.command.id
-    return (
-        "FCALL", "tocsin_submit", 4, keys.commands, keys.ids, keys.id_expiry, keys.sequence,
-        id, digest(command.raw), command.command.source, command.raw, command.signature, "", expected,
-    )  # fmt: skip
 
 
 def result_in(entry: str, id: str, seq: int, prev: str) -> Entry:
