@@ -53,6 +53,21 @@ def test_starts_everything_and_says_where(station: Station) -> None:
     station.wait_until_whole()
 
 
+def test_is_ready_once_the_rooms_have_found_their_servers(station_in: MakeStation, tmp_path: Path) -> None:
+    """They are asked after the servers have started: earlier questions would only open their breakers."""
+    one = station_in(tmp_path / "one")
+    one.folder.path.mkdir()
+    away = one.folder.path / "away"
+    away.touch()
+    one.start(wait=False)
+    asked = one.folder.path / "asked"
+    eventually(lambda: asked.exists() and len(asked.read_text().split()) > 3, "the web room asked", 30)
+    assert "Ready after" not in one.said
+    away.unlink()
+    one.wait_until_ready()
+    assert set(asked.read_text().split()) == {"ready"}
+
+
 def test_keeps_its_secrets_to_itself(station: Station) -> None:
     """Passwords and keys lie in 0700 folders in 0600 files, and stand on no command line."""
     secrets = list(station.folder.secrets.iterdir())

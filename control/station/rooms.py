@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 
+import msgspec
+
 from control.station.folder import Folder
 from control.station.process import Launch
 from streams.settings import Settings
@@ -16,6 +18,12 @@ GRACE = 10.0
 """Seconds that a python child may take to end in order."""
 
 Command = Callable[[Folder], Sequence[str]]
+
+
+class _Readiness(msgspec.Struct, frozen=True):
+    ready: bool
+    redis: str
+    postgres: str
 
 
 def command(room: str) -> Command:
@@ -55,12 +63,13 @@ def address(settings: Settings) -> str:
 
 
 def web_is_ready(settings: Settings) -> bool:
-    """Whether the web process answers GET /readyz with 200: it and all it needs are there."""
+    """Whether the web process says by GET /readyz that it serves, and that both its servers are there."""
     connection = HTTPConnection(_reached(settings.web.host), settings.web.port, timeout=2)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
+        told = msgspec.json.decode(connection.getresponse().read(), type=_Readiness)
+        return told.ready and told.redis == told.postgres == "up"
+    except (OSError, HTTPException, msgspec.MsgspecError):
         return False
     finally:
         connection.close()
