@@ -423,12 +423,7 @@ def test_random_commands_leave_model_log_and_read_model_in_agreement(
     """Several submitters at once, owners that leave or crash: one answer each, in order, as modelled."""
     fast(monkeypatch)
 
-    class Here(Random):
-        redis = valkey_server
-        folder = staticmethod(lambda: tmp_path_factory.mktemp("lane"))
-
-    Here.recordings, Here.yard = recorded(record), yard
-    play(Here, EXAMPLES)
+    play(Random, EXAMPLES, valkey_server, yard, lambda: tmp_path_factory.mktemp("lane"), recorded(record))
 
 
 def recorded(record: Record) -> Path:
@@ -437,10 +432,18 @@ def recorded(record: Record) -> Path:
     return record(1.0, "one.wav").parent
 
 
-def play(machine: type[Settling], examples: int) -> None:
-    """Play so many random histories."""
+def play(
+    machine: type[Settling],
+    examples: int,
+    valkey: RedisSection,
+    rows: Yard,
+    folders: Callable[[], Path],
+    audio: Path,
+) -> None:
+    """Play so many random histories with these parts; each has a folder of its own."""
+    parts = {"redis": valkey, "yard": rows, "folder": staticmethod(folders), "recordings": audio}
     run_state_machine_as_test(
-        machine,
+        type("Here", (machine,), parts),
         settings=settings(
             max_examples=examples,
             stateful_step_count=15,

@@ -156,7 +156,7 @@ class Behind(Settling):
     """Commands from several submitters, who insist, and failovers that lose what came last."""
 
     lane: Failing
-    durability: Durability
+    durability: Durability = "memory"
 
     def new_lane(self) -> Lane:
         lane = Failing(self.redis, self.folder(), self.yard, self.durability)
@@ -221,10 +221,16 @@ class Behind(Settling):
             steps.watch = None
 
 
+class BehindReplicas(Behind):
+    """The same where everybody is told only of what the replicas have."""
+
+    durability = "replica"
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("durability", ["memory", "replica"])
+@pytest.mark.parametrize("machine", [Behind, BehindReplicas])
 def test_random_failovers_leave_nobody_with_what_the_log_does_not_say(
-    durability: Durability,
+    machine: type[Behind],
     valkey_server: RedisSection,
     yard: Yard,
     tmp_path_factory: pytest.TempPathFactory,
@@ -234,12 +240,7 @@ def test_random_failovers_leave_nobody_with_what_the_log_does_not_say(
     """Whatever is lost, and when: each command has one answer, which stands, and its whole effect."""
     fast(monkeypatch)
 
-    class Here(Behind):
-        redis = valkey_server
-        folder = staticmethod(lambda: tmp_path_factory.mktemp("lane"))
-
-    Here.recordings, Here.yard, Here.durability = recorded(record), yard, durability
-    play(Here, EXAMPLES)
+    play(machine, EXAMPLES, valkey_server, yard, lambda: tmp_path_factory.mktemp("lane"), recorded(record))
 
 
 def wished(lane: Failing, verb: str, audio: Path) -> Signed:
