@@ -18,6 +18,7 @@ from control.ownkeys import OwnKey
 from streams.backoff import Backoff
 from streams.breaker import Breaker, BreakerOpen, is_unreachable
 from streams.breaker_notes import heed
+from streams.claim import claim
 from streams.cluster import Electing
 from streams.connection import Link, Unreachable, connect
 from streams.durability import Prover
@@ -122,13 +123,9 @@ class Desk:
 
     def claim(self, source: str, lane: str, *, timeout: float = 10.0) -> str:
         """Claim the source's id for the lane; the lane that has it, for life. Raises Unreachable."""
-
-        def claim(link: Link, _: Submitter) -> bytes:
-            link.call("HSETNX", self._station.sources, source, lane)
-            found: bytes = link.call("HGET", self._station.sources, source)
-            return found
-
-        return self._persist(claim, time.monotonic() + timeout).decode()
+        return self._persist(
+            lambda link, _: claim(link, self._station, source, lane), time.monotonic() + timeout
+        )
 
     def address(self, wish: Wish, *, timeout: float = 10.0) -> Answer:
         """Submit the wish to the lane that its source lives in; raises what `lane_of` and `submit` raise."""

@@ -18,6 +18,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from streams.backoff import Backoff
+from streams.claim import claim
 from streams.connection import Link, Unreachable
 from streams.names import StationKeys
 
@@ -51,9 +52,7 @@ class Claims:
     def claim(self, source: str, lane: str) -> str:
         """Claim the id for the lane; return the lane that has it now. Raises Unreachable."""
         with self._using:
-            self._link.call("HSETNX", self._keys.sources, source, lane)
-            found: bytes = self._link.call("HGET", self._keys.sources, source)
-        return found.decode()
+            return claim(self._link, self._keys, source, lane)
 
     def renew(self, lane: str, sources: Callable[[], Iterable[str]]) -> None:
         """Claim the ids of the sources that the lane has, where a loss of Redis took that; never waits."""
