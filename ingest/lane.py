@@ -150,7 +150,11 @@ class SourcesLane:
         with self._lock:
             term, before = self._ledger.term, self._ledger.sources.get(id)
             self._busy.add(id)
+            # The lane may have been taken anew since its turn came: it is delivered once more then.
+            void = task.cancelled.is_set()
         try:
+            if void:
+                raise Void
             decision = decide(before, task.command)
             if isinstance(decision, Decision) and task.command.type == "source.add":
                 decision = self._claimed(task, decision)

@@ -16,6 +16,7 @@ import structlog
 
 from streams.admission import FORGET, validity_end
 from streams.connection import Link
+from streams.drafts import Append
 from streams.history import Archive, ArchiveAway, Entry
 from streams.lease import Lease, LeaseLost
 from streams.messages import OUTCOMES, Answer, Event, canonical, decode_event, digest, now
@@ -144,6 +145,24 @@ def put_back(
         step("put back")
         repair.tend()
     return head
+
+
+def may_be_told(repair: Repair, made: Append, readers: bool) -> bool:
+    """Whether an append whose reply was lost, and which does not stand, has to be made again as it was.
+
+    So where somebody may have been told of it by the very append: clients at `memory`, or `readers`. Not
+    where it is of a later lease than this one, where a command of it has its answer already (it was refused
+    then, for it would be a second one), and where it counts rejections: their marks are not in its events.
+    Raises Unreachable, ResponseError.
+    """
+    if not (made.told_at_once or readers) or made.token > repair.lease.token:
+        return False
+    results = sum(decode_event(raw).type.startswith("command.") for raw, _ in made.entries)
+    if results != len(made.answers) or not all(one.marked for one, _ in made.answers):
+        return False
+    ids = [answer.id for _, answer in made.answers]
+    marks = repair.link.call("HMGET", repair.keys.ids, *ids) if ids else []
+    return all(mark is None or mark.endswith(b" ") for mark in marks)
 
 
 def again(repair: Repair, found: Healed, made: Sequence[Entry]) -> Healed:

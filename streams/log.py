@@ -16,10 +16,11 @@ import structlog
 from redis.exceptions import ResponseError
 
 from streams import traces
-from streams.connection import Link
+from streams.connection import Link, Unreachable
 from streams.drafts import Append, Draft, NotTaken, Settlement, Unit, check
 from streams.durability import Prover, highest, patience
-from streams.healing import Healed, Repair, again, heal, notices, tell
+from streams.faults import FAULTS
+from streams.healing import Healed, Repair, again, heal, may_be_told, notices, tell
 from streams.held_replies import HeldReplies
 from streams.history import Archive, Entry
 from streams.kept import Kept
@@ -29,18 +30,14 @@ from streams.names import LaneKeys, StationKeys
 from streams.proofs import PATIENCE, Appended, Proofs, Watermark, WatermarkRefused
 from streams.steps import step
 from streams.tail import Position
+from streams.telling import REPLY_KEEP, REPLY_LENGTH, Levels, by_client, replies_to
 
 BATCH = 200
 """Units written in one append."""
 SETTLED = 2000
 """Commands settled in one append: Lua takes no more than some thousand arguments."""
-Levels = tuple[Durability, ...]
 TOLD_LATER: Levels = ("replica", "disk")
 """The levels at which an append itself tells nobody; at `archive` that is told later still."""
-REPLY_KEEP = 120
-"""Seconds a client's reply stream outlives its last reply."""
-REPLY_LENGTH = 10_000
-"""Replies kept for a client that does not read them."""
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +122,8 @@ class LaneLog:
                 note=self._note,
             )  # fmt: skip
             found, told = self._heal(repair, kept, Position(*left_at)), TOLD_LATER
-            if made and made.told_at_once and found.head == Position(*made.before):
+            readers = self._durability == "memory"
+            if made and found.head == Position(*made.before) and may_be_told(repair, made, readers):
                 found, told = again(repair, found, made.entries), ("memory", *TOLD_LATER)
             self.seq, self.hash = head = found.head.seq, found.head.hash
             untouched = head == left_at
@@ -376,7 +374,7 @@ class LaneLog:
         request.append(len(parked))
         for one in parked:
             request += (one.raw, one.signature, one.id, one.why, one.deliveries)
-        told = self._by_client(append, "memory")
+        told = by_client(self._link, self._station, append, "memory")
         request[2] = 8 + len(told)
         request[11:11] = told
         request += (REPLY_LENGTH, REPLY_KEEP)
@@ -398,7 +396,15 @@ class LaneLog:
         """Raise the watermark and tell whom it may be told now."""
         if not commands:
             return
-        for command, reply in zip(commands, self._link.batch(commands), strict=True):
+        try:
+            replies = self._link.batch(commands)
+        except Unreachable as error:
+            if error.fault is not FAULTS["OOM"] or commands[-1][0] == "FCALL":
+                raise
+            # With a full memory nobody is told: whoever waits asks again, and room can be made.
+            self._conclude([command for command in commands if command[0] == "FCALL"])
+            return
+        for command, reply in zip(commands, replies, strict=True):
             if command[0] != "FCALL":
                 if isinstance(reply, Exception):
                     # Whoever waits for it asks again by the id; the lane goes on.
@@ -410,20 +416,5 @@ class LaneLog:
                 self._link.close()
                 raise WatermarkRefused(f"watermark of lane {self._lane!r} not raised: {reply!r}")
 
-    def _by_client(self, append: Append, *levels: Durability) -> dict[str, list[bytes]]:
-        """The answers that are given at these levels, by the key of the replies, where that is here."""
-        told: dict[str, list[bytes]] = {}
-        for settlement, answer in append.answers:
-            key = self._station.replies(settlement.client)
-            if settlement.client and settlement.durability in levels and self._link.serves(key):
-                told.setdefault(key, []).append(canonical(answer))
-        return told
-
     def _replies(self, append: Append, *levels: Durability) -> list[tuple[Any, ...]]:
-        """The commands that tell them: one entry for each client."""
-        commands: list[tuple[Any, ...]] = []
-        for key, answers in self._by_client(append, *levels).items():
-            fields = [field for answer in answers for field in ("a", answer)]
-            commands.append(("XADD", key, "MAXLEN", "~", REPLY_LENGTH, "*", *fields))
-            commands.append(("EXPIRE", key, REPLY_KEEP))
-        return commands
+        return replies_to(by_client(self._link, self._station, append, *levels))

@@ -20,6 +20,8 @@ class Tenure:
         self._owner = owner
         self.nonce = new_nonce()
         """What tells the next acquisition from all others."""
+        self._ours = {self.nonce}
+        """All of this owner's: a replica that was behind may still name an older one of its leases."""
         self.lease: Lease | None = None
         self.renew_at = 0.0
         """When the lease is to be renewed, by the monotonic clock."""
@@ -35,10 +37,11 @@ class Tenure:
             got = acquire(self._link, self._keys, self._owner, before, self.nonce)
             if isinstance(got, Lease):
                 self.nonce = new_nonce()
+                self._ours.add(self.nonce)
                 self.lease, self.renew_at = got, asked
                 return got
-            if got.fence.endswith(f" {self.nonce}"):
-                # We acquired it, and the answer was lost.
+            if got.fence.split(" ")[-1] in self._ours:
+                # We acquired it, and the answer was lost, or a later acquisition.
                 before = got.fence
                 continue
             lost(got)

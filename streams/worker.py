@@ -84,6 +84,8 @@ class LaneWorker:
         self._trimmer = Trimmer(trimming, self._keys, archive, self._summary, settings.archive.keep)
         self._turns = Turns(self._execute)
         self._open: dict[str, Delivery] = {}
+        self._settling = threading.Lock()
+        """So that nothing is posted for a delivery that is not open any more."""
         self._begun: set[str] = set()
         """The entries whose execution was begun in this process, and whose results do not stand yet."""
         self._latest = Latest()
@@ -134,7 +136,7 @@ class LaneWorker:
         if not (untouched and self._restored):
             # What is being done and was posted here rests on another log than the one that stands.
             self._turns.clear()
-            self._open.clear()
+            self._close()
             self._rejections.clear()
             known = recall(self._link, self._keys, self._summary)
             events = replayed(self._link, self._keys, self._archive, known.at.seq, self._log.seq)
@@ -165,8 +167,8 @@ class LaneWorker:
         self._tenure.lease, self._restored = None, False
         self._turns.clear()
         self._begun |= self._log.unwritten()
+        self._close()
         self._log.drop()
-        self._open.clear()
         self._rejections.clear()
         self._handler.end()
 
@@ -193,7 +195,7 @@ class LaneWorker:
                     self._admit(delivery)
                 if alone:
                     self._let_finish(stop)
-        self._begun &= pending
+        self._begun &= pending | set(self._open)
         self._log.flush()
 
     def _let_finish(self, stop: threading.Event) -> None:
@@ -360,22 +362,28 @@ class LaneWorker:
         marked: bool = True,
         counted: Refusal | None = None,
     ) -> None:
-        if self._open.get(delivery.entry) is not delivery:
-            # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
-            return
         drafts, settlement = settled(
             delivery, result, lane=self._lane, default=self._durability,
             command=command, type=type, by=by, marked=marked,
         )  # fmt: skip
+        with self._settling:
+            if self._open.get(delivery.entry) is not delivery:
+                # The lane was lost meanwhile; if it is ours again, the command was delivered anew.
+                return
+            if counted is None:
+                self._log.settle(drafts, settlement)
+                # Only now, so that at any moment the log or `_open` knows it.
+                self._open.pop(delivery.entry)
+                self._begun.discard(delivery.entry)
         if counted is not None:
             self._rejections.count(counted, settlement, delivery.received_at)
             self._count(self._rejections.due())
             return
-        self._log.settle(drafts, settlement)
         step("settled")
-        # Only now, so that at any moment the log or `_open` knows it.
-        self._open.pop(delivery.entry, None)
-        self._begun.discard(delivery.entry)
+
+    def _close(self) -> None:
+        with self._settling:
+            self._open.clear()
 
     def _count(self, some: Counted | None) -> None:
         """Settle the rejections that share an event, if there are some."""
@@ -406,7 +414,7 @@ class LaneWorker:
         self._posted.set()
         if self._tenure.lease is not None:
             self._turns.wait_idle(1.0)
-            self._open.clear()
+            self._close()
             self._turns.clear()
             self._handler.end()
             self._count(self._rejections.rest())

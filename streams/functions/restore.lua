@@ -16,7 +16,7 @@ end
 --       forget at (ms);
 --       number of parked commands, then per parked command: bytes, signature, id, why, deliveries
 -- Returns {'ok'} | {'fenced'} | {'head', seq, hash}
-redis.register_function('tocsin_restore', function(keys, args)
+redis.register_function{function_name = 'tocsin_restore', flags = {'allow-oom'}, callback = function(keys, args)
   local lease, head, events, commands, ids, expiry, sequence, parked = unpack(keys)
   local fence, seq, hash, token, by = unpack(args, 1, 5)
   if not holds(lease, fence) then return {'fenced'} end
@@ -66,4 +66,4 @@ redis.register_function('tocsin_restore', function(keys, args)
     redis.call('XADD', parked, '*', 'c', bytes, 's', signature, 'i', id, 'r', why, 'd', deliveries)
   end
   return {'ok'}
-end)
+end}
