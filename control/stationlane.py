@@ -99,6 +99,10 @@ SUMMARY = Summary(STATION_SUMMARY, lambda known, events: canonical(past_of(event
 """How the past of this lane is kept."""
 
 
+LOST = Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
+"""Nobody is told of it: what was cancelled by taking the lane anew is delivered once more."""
+
+
 class StationLane:
     """The handler of the `station` lane."""
 
@@ -119,7 +123,8 @@ class StationLane:
         self._folded = START
         self._sweeper: Sweeper | None = None
         self._groups: Groups = {}
-        self._grouping = threading.Lock()
+        self._changing = threading.Lock()
+        """So that what was begun before the log was folded changes nothing of what was folded."""
         self._switcher: Switcher | None = None
 
     def keyring(self) -> Keyring:
@@ -135,9 +140,9 @@ class StationLane:
         self._halt()
         past = past_of(events, known)
         self._know(past.keys)
-        self._closed = {(one.lane, one.id): one for one in past.closed}
         self._folded = past.at
-        with self._grouping:
+        with self._changing:
+            self._closed = {(one.lane, one.id): one for one in past.closed}
             self._groups = {group.id: group for group in past.groups}
 
     def begin(self, post: Post) -> None:
@@ -157,7 +162,7 @@ class StationLane:
         asked = self._asked(task)
         if isinstance(asked, GroupCreate | GroupRemove):
             return None
-        return asked if isinstance(asked, Result) else self._known(task.command, asked)
+        return asked if isinstance(asked, Result) else self._known(task, asked)
 
     def execute(self, task: Task) -> Result:
         """Carry the command out, trying again while the primary is away, as long as it is valid."""
@@ -187,14 +192,14 @@ class StationLane:
         if isinstance(asked, Result):
             return asked
         if isinstance(asked, GroupCreate | GroupRemove):
-            return self._group(command, asked)
-        if (known := self._known(command, asked)) is not None:
+            return self._group(task, asked)
+        if (known := self._known(task, asked)) is not None:
             return known
         copy = find(self._link, self._keys.lane(asked.lane), asked.lane, asked.id)
         if copy is None:
             return rejected("unknown_parked", "params.id", f"lane {asked.lane!r} has no parked {asked.id!r}")
         if isinstance(asked, ParkedDrop):
-            return self._close(command, asked, None)
+            return self._close(task, asked, None)
         again = renewed(asked, copy, command)
         if isinstance(again, Result):
             return again
@@ -202,7 +207,7 @@ class StationLane:
             self._submitter.accept(again, timeout=ACCEPT)
         except Refused as error:
             return rejected(error.reason, "params.request", str(error))
-        return self._close(command, asked, again.command.id)
+        return self._close(task, asked, again.command.id)
 
     def _asked(self, task: Task) -> ParkedRetry | ParkedDrop | GroupCreate | GroupRemove | Result:
         """What the command asks for, or its result where nothing needs to be looked up."""
@@ -233,14 +238,17 @@ class StationLane:
         self._know(change.book)
         return Result(outcome="completed", state=change.state, drafts=change.drafts)
 
-    def _group(self, command: Command, asked: GroupCreate | GroupRemove) -> Result:
+    def _group(self, task: Task, asked: GroupCreate | GroupRemove) -> Result:
         """Make a group, or forget one. Raises Unreachable."""
+        command = task.command
         if isinstance(asked, GroupCreate):
             places = self._link.batch([("HGET", self._keys.sources, one) for one in asked.members])
             missing = [one for one, lane in zip(asked.members, places, strict=True) if lane is None]
             if missing:
                 return rejected("unknown_source", "params.members", f"there is no source {missing[0]!r}")
-        with self._grouping:
+        with self._changing:
+            if task.cancelled.is_set():
+                return LOST
             change = groups.decide(self._groups, asked)
             if isinstance(change, groups.Refusal):
                 return rejected(change.reason, change.field, change.detail)
@@ -254,7 +262,7 @@ class StationLane:
 
     def _switch(self, post: Post, group: Group, to: str, reason: str) -> None:
         """Log that another member counts, unless the group has changed meanwhile."""
-        with self._grouping:
+        with self._changing:
             if self._switcher is None or self._groups.get(group.id) != group:
                 return
             data = plain(GroupSwitched(group=group.id, to=to, was=group.active, reason=reason))
@@ -262,21 +270,26 @@ class StationLane:
             post(draft)
             self._groups = groups.fold(self._groups, foreseen(draft))
 
-    def _known(self, command: Command, asked: ParkedRetry | ParkedDrop) -> Result | None:
+    def _known(self, task: Task, asked: ParkedRetry | ParkedDrop) -> Result | None:
         """The result where the parked command was closed before; None where it was not."""
-        closing = self._closed.get((asked.lane, asked.id))
+        command, closing = task.command, self._closed.get((asked.lane, asked.id))
         if closing is None:
             return None
         if closing.command == command.id:
             # Delivered again: the result was made and lost.
-            return self._close(command, asked, closing.by)
+            return self._close(task, asked, closing.by)
         if closing.by and isinstance(asked, ParkedRetry) and closing.by == _id_of(asked.request):
             return Result(outcome="completed", state="retried")
         how = f"retried as {closing.by}" if closing.by else "dropped"
         return rejected("unknown_parked", "params.id", f"{asked.id!r} was {how} already")
 
-    def _close(self, command: Command, asked: ParkedRetry | ParkedDrop, by: str | None) -> Result:
-        self._closed[asked.lane, asked.id] = Closing(lane=asked.lane, id=asked.id, command=command.id, by=by)
+    def _close(self, task: Task, asked: ParkedRetry | ParkedDrop, by: str | None) -> Result:
+        command = task.command
+        with self._changing:
+            if task.cancelled.is_set():
+                return LOST
+            closing = Closing(lane=asked.lane, id=asked.id, command=command.id, by=by)
+            self._closed[asked.lane, asked.id] = closing
         state = "retried" if by else "dropped"
         data = plain(ParkedClosed(lane=asked.lane, id=asked.id, by=by))
         fact = Draft(type=f"parked.{state}", command=command.id, data=data)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from control.groups import Change, Ear, Group, Refusal, choose, decide, fold, made_group
+from control.stationlane import StationLane
 from streams.connection import connect
+from streams.durability import Prover
 from streams.group_messages import GroupCreate, GroupRemove
 from streams.messages import Level, canonical, now
+from streams.settings import RedisSection
 from tests.fix_control import Bureau
 from tests.fix_servers import eventually
+from tests.fix_streams import Hall, insist, working
 
 GROUP = Group(id="news", members=("a", "b", "c"), fallback_after=20.0, back_after=60.0)
 
@@ -170,3 +176,57 @@ def test_a_group_falls_back_and_comes_back(bureau: Bureau, voices: Voices) -> No
     for event in bureau.events():
         groups = fold(groups, event)
     assert groups == {}
+
+
+def test_a_group_is_made_by_a_turn_that_outlived_a_fold(
+    valkey_server: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The station lane: where the delivery was lost in a failover while the sources were being asked for."""
+    monkeypatch.setattr("streams.worker.IDLE", 0.1)
+    monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
+    with closing(Hall(valkey_server, tmp_path, "memory", "station")) as hall:
+        hall.link.call("HSET", hall.station.sources, "a", "p0", "b", "p0")
+        handler = StationLane(hall.settings, Prover(hall.settings.redis), hall.keyring)
+        entered, gate = threading.Event(), threading.Event()
+        batch = handler._link.batch
+
+        def asked(commands: Any, **kwargs: Any) -> Any:
+            found = batch(commands, **kwargs)
+            if not entered.is_set():
+                entered.set()
+                assert gate.wait(30)
+            return found
+
+        monkeypatch.setattr(handler._link, "batch", asked)
+        folds: list[int] = []
+        restore = handler.restore
+
+        def restoring(*args: Any) -> None:
+            restore(*args)
+            folds.append(1)
+
+        monkeypatch.setattr(handler, "restore", restoring)
+        with working(hall, handler):  # type: ignore[arg-type]
+            create = hall.command("group.create", "", params={"group": "g", "members": ["a", "b"]})
+            assert hall.submitter().accept(create, timeout=5) is None
+            assert entered.wait(10)
+            (row,) = hall.link.call("XRANGE", hall.keys.commands, "-", "+")
+            beside = hall.new_link("failover")
+            beside.batch(
+                [
+                    ("MULTI",),
+                    ("XACK", hall.keys.commands, "ingest", row[0]),
+                    ("XGROUP", "SETID", hall.keys.commands, "ingest", "0"),
+                    ("DEL", hall.keys.lease),
+                    ("EXEC",),
+                    ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+                ]
+            )
+            eventually(lambda: len(folds) == 2, "the log folded again", 20)
+            gate.set()
+            hall.link.close()
+            told = insist(hall.submitter(), create)
+            assert told.outcome == "completed"
+            hall.link.close()
+            mine = [one.event.type for one in hall.events() if one.event.command == create.command.id]
+            assert mine == ["group.created", "command.completed"], (mine, handler._groups)
