@@ -24,7 +24,7 @@ from streams.connection import Unreachable, connect
 from streams.drafts import Draft, Post, foreseen
 from streams.durability import Prover
 from streams.group_messages import GroupCreate, GroupRemove, GroupSwitched
-from streams.handler import Result, Summary, rejected
+from streams.handler import LANE_LOST, Result, Summary, rejected
 from streams.history import Archive
 from streams.key_messages import KeyParams
 from streams.keybook import Keybook
@@ -97,10 +97,6 @@ def past_of(events: Iterable[Logged], known: bytes = b"") -> Past:
 
 SUMMARY = Summary(STATION_SUMMARY, lambda known, events: canonical(past_of(events, known)))
 """How the past of this lane is kept."""
-
-
-LOST = Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
-"""Nobody is told of it: what was cancelled by taking the lane anew is delivered once more."""
 
 
 class StationLane:
@@ -248,7 +244,7 @@ class StationLane:
                 return rejected("unknown_source", "params.members", f"there is no source {missing[0]!r}")
         with self._changing:
             if task.cancelled.is_set():
-                return LOST
+                return LANE_LOST
             change = groups.decide(self._groups, asked)
             if isinstance(change, groups.Refusal):
                 return rejected(change.reason, change.field, change.detail)
@@ -287,7 +283,7 @@ class StationLane:
         command = task.command
         with self._changing:
             if task.cancelled.is_set():
-                return LOST
+                return LANE_LOST
             closing = Closing(lane=asked.lane, id=asked.id, command=command.id, by=by)
             self._closed[asked.lane, asked.id] = closing
         state = "retried" if by else "dropped"

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
+from streams.admission import has_answer
 from streams.backoff import Backoff
 from streams.claim import claim
 from streams.connection import Link, Unreachable
@@ -127,5 +128,5 @@ class Claims:
 
     def _stands(self, lane: str, command: str) -> bool:
         mark: bytes | None = self._link.call("HGET", self._keys.lane(lane).ids, command)
-        # A mark is digest, sequence, entry and answer; one that is forgotten had its answer long ago.
-        return mark is None or not mark.endswith(b" ")
+        # One that is forgotten had its answer long ago.
+        return mark is None or has_answer(mark)

@@ -30,7 +30,7 @@ from ingest.watch import Watching, changes, given_up
 from streams.admission import Task
 from streams.connection import Unreachable
 from streams.drafts import Draft, Post
-from streams.handler import Result
+from streams.handler import LANE_LOST, Result
 from streams.messages import Logged, now
 from streams.vocabulary import LoggedSettings, SourceFact
 
@@ -147,14 +147,13 @@ class SourcesLane:
     def execute(self, task: Task) -> Result:
         """Carry out a source command."""
         id = task.command.source
-        with self._lock:
-            term, before = self._ledger.term, self._ledger.sources.get(id)
-            self._busy.add(id)
-            # The lane may have been taken anew since its turn came: it is delivered once more then.
-            void = task.cancelled.is_set()
         try:
-            if void:
-                raise Void
+            with self._lock:
+                if task.cancelled.is_set():
+                    # The lane may have been taken anew since its turn came.
+                    raise Void
+                term, before = self._ledger.term, self._ledger.sources.get(id)
+                self._busy.add(id)
             decision = decide(before, task.command)
             if isinstance(decision, Decision) and task.command.type == "source.add":
                 decision = self._claimed(task, decision)
@@ -166,7 +165,7 @@ class SourcesLane:
                 return self._notes.report(task)
             return self._start(task, decision, term) if decision.starts else self._do(task, decision, term)
         except Void:
-            return Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
+            return LANE_LOST
         except Unreachable as error:
             return Result(outcome="failed", reason="unreachable", detail=error.detail)
         finally:

@@ -18,7 +18,7 @@ from ingest.listener import Noted
 from streams.admission import Task
 from streams.alerts import ALERT_EVENTS
 from streams.drafts import Draft
-from streams.handler import Result
+from streams.handler import LANE_LOST, Result
 from streams.messages import now
 from streams.recordings import RECORDING_EVENTS, RecordingFact
 from streams.vocabulary import ForeignSettings, SourceReport, plain
@@ -71,9 +71,7 @@ class Notes:
         drafts: list[Draft] = []
         with self._lock:
             if not self._ledger.open:
-                return Result(
-                    outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile"
-                )
+                return LANE_LOST
             for fact in facts:
                 if not stands(self._ledger.entered, fact.spool):
                     data = {**fact.data, FIELD: fact.spool}

@@ -122,6 +122,11 @@ def settled_answer(delivery: Delivery) -> str | None:
     return answer if answer and entry == delivery.entry else None
 
 
+def has_answer(mark: bytes) -> bool:
+    """Whether the answer of the command stands in this mark: digest, sequence, entry, and then the answer."""
+    return not mark.endswith(b" ")
+
+
 def valid_until(delivery: Delivery) -> datetime:
     """When the command's validity ends, as its bytes say; else as late as it could be.
 

@@ -33,6 +33,13 @@ def rejected(reason: str, field: str, detail: str) -> Result:
     return Result(outcome="rejected", reason=reason, field=field, detail=detail)
 
 
+LANE_LOST = Result(outcome="failed", reason="lane_lost", detail="the lane was taken over meanwhile")
+"""What is said of a command that was begun on top of a log that has been folded anew since.
+
+Nobody is told of it: the command is delivered once more, here or to another owner.
+"""
+
+
 class Summary(msgspec.Struct, frozen=True):
     """How a room tells in few bytes what it needs to know of a lane's past.
 

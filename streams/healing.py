@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from streams.admission import FORGET, validity_end
+from streams.admission import FORGET, has_answer, validity_end
 from streams.connection import Link
 from streams.drafts import Append
 from streams.history import Archive, ArchiveAway, Entry
@@ -162,7 +162,7 @@ def may_be_told(repair: Repair, made: Append, readers: bool) -> bool:
         return False
     ids = [answer.id for _, answer in made.answers]
     marks = repair.link.call("HMGET", repair.keys.ids, *ids) if ids else []
-    return all(mark is None or mark.endswith(b" ") for mark in marks)
+    return not any(mark and has_answer(mark) for mark in marks)
 
 
 def again(repair: Repair, found: Healed, made: Sequence[Entry]) -> Healed:

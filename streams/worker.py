@@ -375,11 +375,11 @@ class LaneWorker:
                 # Only now, so that at any moment the log or `_open` knows it.
                 self._open.pop(delivery.entry)
                 self._begun.discard(delivery.entry)
-        if counted is not None:
+        if counted is None:
+            step("settled")
+        else:
             self._rejections.count(counted, settlement, delivery.received_at)
             self._count(self._rejections.due())
-            return
-        step("settled")
 
     def _close(self) -> None:
         with self._settling:

@@ -44,8 +44,8 @@ return found
 """
 ROLL_BACK = """
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do redis.call('DEL', key) end
-for index = 3, #ARGV, 2 do redis.call('RESTORE', ARGV[index], 0, ARGV[index + 1]) end
-redis.call('DEL', ARGV[2])
+for index = 4, #ARGV, 2 do redis.call('RESTORE', ARGV[index], 0, ARGV[index + 1]) end
+redis.call('PEXPIRE', ARGV[2], ARGV[3])
 local time = redis.call('TIME')
 return time[1] * 1000 + math.floor(time[2] / 1000)
 """
@@ -142,21 +142,42 @@ class Hall:
         found = (link or self.link).call("EVAL", DUMP, 0, self._prefix)
         return {key.decode(): value for key, value in zip(found[::2], found[1::2], strict=True)}
 
-    def roll_back(self, dump: dict[str, bytes], link: Link | None = None) -> int:
+    def roll_back(self, dump: dict[str, bytes], link: Link | None = None, leased: float = 0.0) -> int:
         """Make the server one that never got what came after `dump`, as a failover may; connections end.
 
-        The lease is one whose time has passed. Returns when, in milliseconds, by the server's clock.
+        The lease that was replicated last holds for `leased` seconds more; its time has passed, unless told.
+        Returns when, in milliseconds, by the server's clock.
         """
         back = [part for entry in dump.items() for part in entry]
         moment, killed = (link or self.link).batch(
             [
-                ("EVAL", ROLL_BACK, 0, self._prefix, self.keys.lease, *back),
+                ("EVAL", ROLL_BACK, 0, self._prefix, self.keys.lease, int(leased * 1000), *back),
                 ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
             ]
         )
         assert isinstance(moment, int), moment
         assert not isinstance(killed, Exception), killed
         return moment
+
+    def lose_delivery(self) -> None:
+        """Let the command that stands in the lane be one that was never delivered, as after a failover.
+
+        Its owner's lease is one whose time has passed; connections end.
+        """
+        commands = self.keys.commands
+        ((entry, _),) = self.link.call("XRANGE", commands, "-", "+")
+        replies = self.new_link("failover").batch(
+            [
+                ("MULTI",),
+                ("XACK", commands, "ingest", entry),
+                ("XGROUP", "SETID", commands, "ingest", "0"),
+                ("DEL", self.keys.lease),
+                ("EXEC",),
+                ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+            ]
+        )
+        assert not any(isinstance(reply, Exception) for reply in replies), replies
+        self.link.close()
 
     def close(self) -> None:
         """Remove what the station left and close its links."""

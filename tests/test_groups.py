@@ -206,27 +206,14 @@ def test_a_group_is_made_by_a_turn_that_outlived_a_fold(
             folds.append(1)
 
         monkeypatch.setattr(handler, "restore", restoring)
-        with working(hall, handler):  # type: ignore[arg-type]
+        with working(hall, handler):
             create = hall.command("group.create", "", params={"group": "g", "members": ["a", "b"]})
             assert hall.submitter().accept(create, timeout=5) is None
             assert entered.wait(10)
-            (row,) = hall.link.call("XRANGE", hall.keys.commands, "-", "+")
-            beside = hall.new_link("failover")
-            beside.batch(
-                [
-                    ("MULTI",),
-                    ("XACK", hall.keys.commands, "ingest", row[0]),
-                    ("XGROUP", "SETID", hall.keys.commands, "ingest", "0"),
-                    ("DEL", hall.keys.lease),
-                    ("EXEC",),
-                    ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
-                ]
-            )
+            hall.lose_delivery()
             eventually(lambda: len(folds) == 2, "the log folded again", 20)
             gate.set()
-            hall.link.close()
             told = insist(hall.submitter(), create)
             assert told.outcome == "completed"
-            hall.link.close()
             mine = [one.event.type for one in hall.events() if one.event.command == create.command.id]
             assert mine == ["group.created", "command.completed"], (mine, handler._groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from streams.drafts import Draft
 from streams.handler import Result
 from streams.messages import now
 from streams.settings import PostgresSection, RedisSection
+from streams.trimming import Trimmer
 from tests.fix_ingest_lane import file_settings
 from tests.fix_projections import Yard
 from tests.fix_servers import eventually
@@ -53,14 +53,7 @@ def test_turn_taken_before_and_executed_after_the_fold(
         ask = lane.hall.submitter()
         sent = [lane.command("source.add", id, settings=file_settings(audio), name="") for id in "ab"]
         told = [insist(ask, one) for one in sent]
-        begun: list[float] = []
-
-        def watch(step: str) -> None:
-            lane.passed(step)
-            if step == "begun":
-                begun.append(time.monotonic())
-
-        monkeypatch.setattr("streams.steps.watch", watch)
+        monkeypatch.setattr("streams.steps.watch", lane.passed)
         remove = lane.command("source.remove", "a")
         removing.append(remove.command.id)
         assert ask.accept(remove, timeout=5) is None
@@ -131,48 +124,28 @@ def test_result_posted_after_the_fold(
         check(lane, [(one, [answer]) for one, answer in zip(sent, told, strict=True)])
 
 
-ROLL_BACK_LEASED = """
-for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do redis.call('DEL', key) end
-for index = 2, #ARGV, 2 do redis.call('RESTORE', ARGV[index], 0, ARGV[index + 1]) end
-redis.call('PEXPIRE', KEYS[1], 4000)
-return 1
-"""
-"""A whole station as it was before, with its leases, which `Hall.roll_back` takes away."""
-
-
-def roll_back_leased(hall: Hall, dump: dict[str, bytes]) -> None:
-    """As Hall.roll_back, with the lease that was replicated last still there."""
-    beside = hall.new_link("failover")
-    back = [part for entry in dump.items() for part in entry]
-    done = beside.batch(
-        [
-            ("EVAL", ROLL_BACK_LEASED, 1, hall.keys.lease, hall._prefix, *back),
-            ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
-        ]
-    )
-    assert not any(isinstance(one, Exception) for one in done), done
-    hall.link.close()
-
-
 def test_an_older_lease_of_its_own_is_no_other_owner(
     valkey_server: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replica has our lease of before a broken connection; what was told at memory since is put back."""
     monkeypatch.setattr("streams.worker.IDLE", 0.1)
     monkeypatch.setattr("streams.submit.ASK_AGAIN", 0.2)
-    with closing(Hall(valkey_server, tmp_path, "memory")) as hall, working(hall, Scripted(adds)) as worker:
+    with closing(Hall(valkey_server, tmp_path, "memory")) as hall, working(hall, Scripted(adds)) as owner:
         first, second = added(hall, 2)
         insist(hall.submitter(), first)
         behind = hall.dump()
-        token = worker._tenure.lease.token  # type: ignore[union-attr]
-        hall.link.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        eventually(
-            lambda: worker.owned.is_set() and worker._tenure.lease.token > token,
-            "the lane acquired again",  # type: ignore[union-attr]
-        )
+
+        def token() -> int:
+            return int(hall.link.call("HGET", hall.keys.head, "token"))
+
+        former = token()
+        hall.new_link("failover").call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        hall.link.close()
+        eventually(lambda: owner.owned.is_set() and token() > former, "the lane acquired again")
         told = insist(hall.submitter(), second)
         stood = hall.events()
-        roll_back_leased(hall, behind)
+        hall.roll_back(behind, hall.new_link("failover"), leased=4.0)
+        hall.link.close()
         assert insist(hall.submitter(), second) == told
         assert hall.events()[: len(stood)] == stood
         assert hall.verdict().fault is None
@@ -300,19 +273,8 @@ def test_what_was_begun_is_not_called_expired(
         one = hall.command(expires_at=now() + timedelta(seconds=2))
         assert hall.submitter().accept(one, timeout=5) is None
         assert entered.wait(10)
-        (row,) = hall.link.call("XRANGE", hall.keys.commands, "-", "+")
-        time.sleep(2.2)
-        hall.new_link("failover").batch(
-            [
-                ("MULTI",),
-                ("XACK", hall.keys.commands, "ingest", row[0]),
-                ("XGROUP", "SETID", hall.keys.commands, "ingest", "0"),
-                ("DEL", hall.keys.lease),
-                ("EXEC",),
-                ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
-            ]
-        )
-        hall.link.close()
+        eventually(lambda: now() > one.command.expires_at, "the end of its validity")
+        hall.lose_delivery()
         told = insist(hall.submitter(), one)
         gate.set()
         assert (told.outcome, told.reason) == ("failed", "interrupted"), told
@@ -345,7 +307,6 @@ def test_a_refused_append_is_not_made_again(
         one = hall.command()
         assert hall.submitter().accept(one, timeout=5) is None
         assert entered.wait(10)
-        (row,) = hall.link.call("XRANGE", hall.keys.commands, "-", "+")
         written, armed = threading.Event(), threading.Event()
 
         def watch(step: str) -> None:
@@ -360,18 +321,7 @@ def test_a_refused_append_is_not_made_again(
                 written.set()
 
         monkeypatch.setattr("streams.steps.watch", watch)
-        # A failover that loses the delivery.
-        hall.new_link("failover").batch(
-            [
-                ("MULTI",),
-                ("XACK", hall.keys.commands, "ingest", row[0]),
-                ("XGROUP", "SETID", hall.keys.commands, "ingest", "0"),
-                ("DEL", hall.keys.lease),
-                ("EXEC",),
-                ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
-            ]
-        )
-        hall.link.close()
+        hall.lose_delivery()
         eventually(lambda: len(runs) == 2, "carried out again")
         insist(hall.submitter(), hall.command("source.start", "other"))
         hall.link.close()
@@ -401,10 +351,9 @@ def test_a_counted_rejection_is_the_only_outcome_though_its_append_was_lost(
         def watch(step: str) -> None:
             if step == "counted" and not wire.lost.is_set():
                 wire.lose("tocsin_append", "request")
-            if step == "proven" and wire.lost.is_set() and not told:
-                time.sleep(0.0)
             if step == "head proven" and wire.lost.is_set():
-                time.sleep(4)  # so slow is the fold
+                # So slow is the fold.
+                eventually(lambda: now() > ahead, "the beginning of its validity")
 
         monkeypatch.setattr("streams.steps.watch", watch)
         told.append(hall.submitter().submit(made[1], timeout=20))
@@ -421,8 +370,6 @@ def test_room_is_made_before_an_append_is_made_again(
     level: Any, valkey_server: RedisSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is full when an append of unknown fate is found: what the owner trims makes the room."""
-    from streams.trimming import Trimmer
-
     wire = Wire(valkey_server)
     trimmed: list[int] = []
     with closing(wire), closing(Hall(valkey_server, tmp_path, "memory")) as hall:
